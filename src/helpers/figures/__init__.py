@@ -1,0 +1,1 @@
+"""Drawing only: a tidy table in, an Axes out. Nothing is computed here."""
