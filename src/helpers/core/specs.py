@@ -8,7 +8,7 @@ whole spec without its paths, because the same content in another folder is the 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Optional, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers.core.errors import SpecError
 from helpers.core.paths import resolve
@@ -148,3 +148,46 @@ class AnalysisPlan(Spec):
     )
     primary_adjustment: Literal["none", "clinical"] = Field("none", description="covariates of the primary model")
     primary_horizon_months: Optional[float] = Field(None, gt=0, description="follow-up is cut here, months")
+
+
+class PhantomSpec(Spec):
+    """The phantom cohort: how many cases, what the slides look like, and which effects are planted.
+
+    Every default was fixed before anything was fitted. Where the numbers come from is written beside the tables of
+    `helpers.phantom.effects`; `histobook phantom` copies the spec to `truth/spec.json`.
+    """
+
+    n_cases: int = Field(100, ge=2, le=5_000_000, description="development cases, dealt to four sites")
+    n_external: int = Field(50, ge=0, le=5_000_000, description="cases of the external site")
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="root of every random stream of the cohort")
+    render: bool = Field(True, description="False: tables and truth only, no slides")
+    slide_um: float = Field(1500.0, ge=200.0, le=20_000.0, description="edge of a slide's square field, um")
+    two_slide_fraction: float = Field(0.10, ge=0.0, le=1.0, description="share of cases with two slides")
+    artefact_fraction: float = Field(0.20, ge=0.0, le=1.0, description="share of slides with pen, blur, fold or bubble")
+    bad_slides: bool = Field(True, description="cut one slide in the middle and strip the mpp of another")
+    site_shift_sd: float = Field(0.20, ge=0.0, le=2.0, description="case-mix shift of the latent between sites, SD")
+    section_sd: float = Field(0.20, ge=0.0, le=2.0, description="slide's proliferation around the case's latent, SD")
+    assay_sd: float = Field(0.45, ge=0.0, le=5.0, description="RNA sampling noise shared by all genes, SD of the latent")
+    log_hr_proliferation: float = Field(0.50, ge=-3.0, le=3.0, description="recurrence, per SD of the latent")
+    log_hr_nodes: float = Field(0.45, ge=-3.0, le=3.0, description="recurrence, per ln(1 + positive nodes)")
+    log_hr_size: float = Field(0.25, ge=-3.0, le=3.0, description="recurrence, per doubling of tumour size")
+    log_hr_age: float = Field(-0.05, ge=-3.0, le=3.0, description="recurrence, per 10 years of age")
+    recurrence_10y: float = Field(0.30, gt=0.0, lt=1.0, description="10-year recurrence of the reference case")
+    weibull_shape: float = Field(0.90, ge=0.3, le=5.0, description="shape of the recurrence hazard; below 1 it falls")
+    post_recurrence_months: float = Field(18.5, gt=0.0, description="median survival after recurrence, months")
+    other_death_60: float = Field(0.007, ge=0.0, le=1.0, description="other-cause death at age 60, per year")
+    other_death_slope: float = Field(0.09, ge=0.0, le=0.5, description="growth of other-cause death, per year of age")
+    followup_min_months: float = Field(60.0, gt=0.0, description="shortest administrative follow-up, months")
+    followup_max_months: float = Field(144.0, gt=0.0, description="longest administrative follow-up, months")
+    dropout_per_year: float = Field(0.02, ge=0.0, le=1.0, description="rate of loss to follow-up, per year")
+    n_null_genes: int = Field(40, ge=0, le=5_000, description="genes linked to nothing")
+    n_null_omics: int = Field(25, ge=0, le=5_000, description="features linked to nothing, per kind of omics table")
+    n_estimand: int = Field(1_000_000, ge=10_000, le=20_000_000, description="table cases of the Monte-Carlo truth")
+
+    @model_validator(mode="after")
+    def _check_followup(self) -> Self:
+        if self.followup_max_months < self.followup_min_months:
+            low, high = self.followup_min_months, self.followup_max_months
+            msg = f"followup_max_months {high} is below followup_min_months {low}"
+            raise ValueError(msg)
+        return self
