@@ -167,7 +167,7 @@ class PhantomSpec(Spec):
     bad_slides: bool = Field(True, description="cut one slide in the middle and strip the mpp of another")
     site_shift_sd: float = Field(0.20, ge=0.0, le=2.0, description="case-mix shift of the latent between sites, SD")
     section_sd: float = Field(0.20, ge=0.0, le=2.0, description="slide's proliferation around the case's latent, SD")
-    assay_sd: float = Field(0.45, ge=0.0, le=5.0, description="RNA sampling noise shared by all genes, SD of the latent")
+    assay_sd: float = Field(0.45, ge=0.0, le=5.0, description="RNA noise shared by all genes, SD of the latent")
     log_hr_proliferation: float = Field(0.50, ge=-3.0, le=3.0, description="recurrence, per SD of the latent")
     log_hr_nodes: float = Field(0.45, ge=-3.0, le=3.0, description="recurrence, per ln(1 + positive nodes)")
     log_hr_size: float = Field(0.25, ge=-3.0, le=3.0, description="recurrence, per doubling of tumour size")
@@ -191,3 +191,15 @@ class PhantomSpec(Spec):
             msg = f"followup_max_months {high} is below followup_min_months {low}"
             raise ValueError(msg)
         return self
+
+
+class ScoreboardSpec(Spec):
+    """Parameters of chapter 09: which rows of the scoreboard are drawn. All are kept and written."""
+
+    chapter: ClassVar[str] = "09_compare_published"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
+
+    kinds: tuple[Literal["planted", "published", "baseline", "control"], ...] = Field(
+        ("planted", "published", "baseline", "control"), description="comparisons drawn, in this order"
+    )
+    max_rows: int = Field(40, ge=1, le=200, description="rows per figure; the rest stands in the tables")
