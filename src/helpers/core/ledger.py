@@ -22,6 +22,7 @@ MACHINE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that are the machine's, not the slide's: the batch stops at once, what is finished stays."""
 
 Work = Callable[[str], tuple[str, str]]
+Row = dict[str, object]
 
 
 def run_batch(
@@ -66,7 +67,7 @@ def run_batch(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, dict[str, object]] = {}
+    rows: dict[str, Row] = {}
     with path.with_suffix(".jsonl").open("w", encoding="utf-8") as journal, ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(_attempt, slide_id, work, stage): slide_id for slide_id in ids}
         for job in track(as_completed(jobs), total=len(jobs), describe=describe or stage):
@@ -80,9 +81,9 @@ def run_batch(
     return table
 
 
-def _attempt(slide_id: str, work: Work, stage: str) -> dict[str, object]:
+def _attempt(slide_id: str, work: Work, stage: str) -> Row:
     began = time.perf_counter()
-    row: dict[str, object] = {"slide_id": slide_id, "stage": stage, "reason": "", "key": ""}
+    row: Row = {"slide_id": slide_id, "stage": stage, "reason": "", "key": ""}
     try:
         row["status"], row["key"] = work(slide_id)
     except Exception as error:
@@ -107,7 +108,7 @@ def describe_failure(error: BaseException) -> str:
     return text if isinstance(error, HistobookError) else f"{type(error).__name__}: {text}"
 
 
-def _collect(job: "Future[dict[str, object]]", jobs: "dict[Future[dict[str, object]], str]", stage: str) -> dict[str, object]:
+def _collect(job: Future[Row], jobs: dict[Future[Row], str], stage: str) -> Row:
     error = job.exception()
     if error is None:
         return job.result()

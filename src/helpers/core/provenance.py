@@ -589,7 +589,7 @@ class Run:
                 f"'{row.get('kind')}'. Expected fields {', '.join(SCORE_FIELDS)}; kind one of {', '.join(ROW_KINDS)}."
             )
             raise RunError(msg)
-        filled = {name: _plain(row.get(name)) for name in SCORE_FIELDS}
+        filled = {name: to_plain(row.get(name)) for name in SCORE_FIELDS}
         self._scores.append({**filled, "source": row.get("source") or "", "chapter": self.spec.chapter[:2]})
 
     def finish(self) -> None:
@@ -618,7 +618,7 @@ class Run:
             "started": self.started, "finished": _now() if status == "finished" else None,
             "inputs": self._inputs, "outputs": self._list_outputs() if status == "finished" else [],
             "losses": self._losses, "substitutions": self._substitutions, "deviations": self.deviations,
-            "notes": {name: _plain(value) for name, value in self._notes.items()},
+            "notes": {name: to_plain(value) for name, value in self._notes.items()},
         }  # fmt: skip
         paths.write_json(record, self.dir / "run.json")
 
@@ -631,10 +631,19 @@ class Run:
         return [{"path": name, "bytes": path.stat().st_size, "sha256": fingerprint(path)} for name, path in files]
 
 
-def _plain(value: Any) -> Any:
-    """Turn NumPy scalars into JSON values and NaN into None."""
+def to_plain(value: Any) -> Any:
+    """Turn a NumPy scalar or array into a JSON value, and NaN into None.
+
+    Parameters
+    ----------
+    value : Any
+
+    Returns
+    -------
+    Any
+    """
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, float) and value != value:  # noqa: PLR0124
+    if isinstance(value, float) and value != value:
         return None
     return value

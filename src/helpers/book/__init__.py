@@ -1,0 +1,1 @@
+"""Around the chapters: parameters, runner, scoreboard, site and the `histobook` command."""
