@@ -7,12 +7,17 @@ from helpers.core import paths
 from helpers.core.errors import RunError, SchemaError
 
 
+def write_half_and_fail(target):
+    with paths.atomic_write(target) as temporary:
+        temporary.write_text("half of the new")
+        raise OSError("disk")
+
+
 def test_a_writer_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path):
     target = tmp_path / "table.csv"
     target.write_text("old")
-    with pytest.raises(OSError, match="disk"), paths.atomic_write(target) as temporary:
-        temporary.write_text("half of the new")
-        raise OSError("disk")
+    with pytest.raises(OSError, match="disk"):
+        write_half_and_fail(target)
     assert target.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
 

@@ -3,7 +3,7 @@
 The colours are those of Okabe and Ito (2008), which stay apart under all common colour-vision deficiencies.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ PALETTES: dict[str, dict[str, str]] = {
 SEQUENCE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
 """For categories without a meaning of their own, such as sites."""
 
-RC = {
+RC: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 7.0,
@@ -61,7 +61,7 @@ def use_style() -> None:
     """Set matplotlib's defaults to the book's look."""
     import matplotlib as mpl
 
-    mpl.rcParams.update(RC)
+    mpl.rcParams.update(RC)  # type: ignore[arg-type]
 
 
 def new_figure(
@@ -70,7 +70,7 @@ def new_figure(
     height_mm: float = 65.0,
     rows: int = 1,
     columns: int = 1,
-    **options: object,
+    **options: Any,
 ) -> "tuple[Figure, list[Axes]]":
     """Return a figure of a stated size and its axes, row by row.
 
@@ -79,7 +79,7 @@ def new_figure(
     width_mm, height_mm : float
         Size on paper; 89 mm is one column of most journals, 183 mm two.
     rows, columns : int
-    **options : object
+    **options : Any
         Passed to `matplotlib.pyplot.subplots`.
 
     Returns
@@ -91,7 +91,7 @@ def new_figure(
 
     use_style()
     size = (width_mm / MM_PER_INCH, height_mm / MM_PER_INCH)
-    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)  # type: ignore[arg-type]
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
     return fig, list(axes.ravel())
 
 
