@@ -1,0 +1,453 @@
+"""Ridge regression on pooled features: one decomposition per fold, any number of labels.
+
+A ridge prediction is a fixed matrix times the labels. So every fold is decomposed once, and a thousand permuted
+labels are refitted, each with its own penalty chosen inside the training part, by matrix products. Standardisation,
+penalty and intercept come from the training cases of a fold; a test case is no argument of any fit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from helpers.core.errors import ModelError
+
+ALPHAS = 10.0 ** np.linspace(0, 5, 21)
+"""Penalties tried, on standardised features and summed squared error."""
+N_INNER = 5
+
+Measure = Callable[[pd.Index], pd.DataFrame]
+"""Training case ids to targets (index case_id, one column per target): constants come from those cases alone."""
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Weights on standardised features, one column per target.
+
+    Parameters
+    ----------
+    mean, scale : ndarray, (d,)
+        Of the training cases.
+    coefficients : ndarray, (d, n_targets)
+    intercept : ndarray, (n_targets,)
+    alphas : ndarray, (n_targets,)
+        The penalty chosen for each target.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    coefficients: np.ndarray
+    intercept: np.ndarray
+    alphas: np.ndarray
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predict every target; a missing feature counts as the training mean.
+
+        Parameters
+        ----------
+        features : ndarray, (n, d)
+            Of cases, or of tiles: with mean pooling a case's score is the mean of its tiles' scores.
+
+        Returns
+        -------
+        ndarray, (n, n_targets)
+
+        Raises
+        ------
+        ModelError
+            When the number of features is not the one trained on.
+        """
+        features = np.asarray(features, float)
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            msg = (
+                f"ModelError: features of shape {features.shape} were given to a model of {len(self.mean)} features. "
+                "Use the encoder and the aggregation it was trained with."
+            )
+            raise ModelError(msg)
+        return _standardise(features, self.mean, self.scale) @ self.coefficients + self.intercept
+
+
+@dataclass(frozen=True)
+class RidgePath:
+    """Standardised training features, decomposed once: U diag(s) Vt.
+
+    Parameters
+    ----------
+    mean, scale : ndarray, (d,)
+    u : ndarray, (n, k)
+    s : ndarray, (k,)
+    vt : ndarray, (k, d)
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    u: np.ndarray
+    s: np.ndarray
+    vt: np.ndarray
+
+    def fit(self, labels: np.ndarray, alphas: np.ndarray) -> LinearModel:
+        """Fit every label with its own penalty.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+        alphas : ndarray, (k,)
+
+        Returns
+        -------
+        LinearModel
+        """
+        intercept = labels.mean(0)
+        shrunk = self.s[:, None] / (self.s[:, None] ** 2 + alphas) * (self.u.T @ (labels - intercept))
+        return LinearModel(self.mean, self.scale, self.vt.T @ shrunk, intercept, alphas)
+
+    def compute_errors(
+        self, labels: np.ndarray, features: np.ndarray, truth: np.ndarray, alphas: np.ndarray
+    ) -> np.ndarray:
+        """Squared error on held-out cases for each penalty.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+            Of the training cases.
+        features : ndarray, (m, d)
+            Of the held-out cases.
+        truth : ndarray, (m, k)
+        alphas : ndarray, (n_alphas,)
+
+        Returns
+        -------
+        ndarray, (n_alphas, k)
+        """
+        intercept = labels.mean(0)
+        projected = _standardise(features, self.mean, self.scale) @ self.vt.T  # (m, rank)
+        rotated = self.u.T @ (labels - intercept)  # (rank, k)
+        centred = truth - intercept
+        errors = [((projected * (self.s / (self.s**2 + alpha)) @ rotated - centred) ** 2).sum(0) for alpha in alphas]
+        return np.stack(errors)
+
+
+def compute_ridge_path(features: np.ndarray) -> RidgePath:
+    """Standardise training features and decompose them, by the smaller of the two Gram matrices.
+
+    Parameters
+    ----------
+    features : ndarray, (n, d)
+        NaN counts as the mean of the column; constant columns get weight 0.
+
+    Returns
+    -------
+    RidgePath
+
+    Raises
+    ------
+    ModelError
+        When fewer than 3 cases are given, or a column has no value at all.
+    """
+    features = np.asarray(features, float)
+    if len(features) < 3:
+        msg = f"ModelError: {len(features)} training cases are too few to fit; at least 3 are needed."
+        raise ModelError(msg)
+    empty = np.isnan(features).all(axis=0)
+    if empty.any():
+        msg = f"ModelError: {int(empty.sum())} features have no value in any of the {len(features)} training cases."
+        raise ModelError(msg)
+    mean, scale = np.nanmean(features, axis=0), np.nanstd(features, axis=0)
+    scale = np.where(scale > 1e-12 * np.maximum(1, np.abs(mean)), scale, np.inf)  # constant: standardises to 0
+    x = _standardise(features, mean, scale)
+    wide = x.shape[1] > x.shape[0]
+    values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    kept = values > 1e-10 * max(values[-1], 1e-300)
+    s = np.sqrt(values[kept])
+    if wide:
+        return RidgePath(mean, scale, vectors[:, kept], s, (vectors[:, kept].T @ x) / s[:, None])
+    return RidgePath(mean, scale, (x @ vectors[:, kept]) / s, s, vectors[:, kept].T)
+
+
+class RidgeTrainer:
+    """One training part, decomposed for its fit and for the inner folds that choose the penalty.
+
+    Parameters
+    ----------
+    features : ndarray, (n, d)
+        Of the training cases (train + val), and of no other.
+    groups : ndarray, (n,), optional
+        Site of each case. Inner folds keep sites whole where there are at least two; else they split cases.
+    alphas : ndarray
+        Penalties to choose from; a single one is used as it is.
+    """
+
+    def __init__(self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS) -> None:
+        features = np.asarray(features, float)
+        self.alphas = np.asarray(alphas, float)
+        self.path = compute_ridge_path(features)
+        self.inner: list[tuple[np.ndarray, np.ndarray, RidgePath]] = []
+        if len(self.alphas) > 1:
+            folds = plan_inner_folds(len(features), groups=groups)
+            for held_out in (folds == fold for fold in range(folds.max() + 1)):
+                self.inner.append((held_out, features[held_out], compute_ridge_path(features[~held_out])))
+
+    def fit(self, labels: np.ndarray) -> LinearModel:
+        """Choose a penalty for each label by the inner folds, then fit it on all training cases.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+
+        Returns
+        -------
+        LinearModel
+
+        Raises
+        ------
+        ModelError
+            When a label is missing.
+        """
+        labels = np.asarray(labels, float)
+        if not np.isfinite(labels).all():
+            msg = f"ModelError: {int((~np.isfinite(labels)).sum())} training labels are missing or infinite. Drop them."
+            raise ModelError(msg)
+        chosen = np.zeros(labels.shape[1], int)
+        if self.inner:
+            errors = [path.compute_errors(labels[~h], x, labels[h], self.alphas) for h, x, path in self.inner]
+            chosen = np.sum(errors, axis=0).argmin(0)
+        return self.path.fit(labels, self.alphas[chosen])
+
+
+def fit_ridge(
+    features: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS
+) -> LinearModel:
+    """Fit ridge regressions with penalties chosen by inner folds that keep sites whole.
+
+    Parameters
+    ----------
+    features : ndarray, (n, d)
+        Of the training cases (train + val). The test set is no argument.
+    labels : ndarray, (n, k)
+    groups : ndarray, (n,), optional
+        Site of each case.
+    alphas : ndarray
+
+    Returns
+    -------
+    LinearModel
+
+    Raises
+    ------
+    ModelError
+        When there are too few cases, or a label is missing.
+    """
+    return RidgeTrainer(features, groups=groups, alphas=alphas).fit(labels)
+
+
+def plan_inner_folds(n_cases: int, *, groups: np.ndarray | None = None, n_folds: int = N_INNER) -> np.ndarray:
+    """Deal training cases into inner folds: largest site first, each into the emptiest fold.
+
+    Parameters
+    ----------
+    n_cases : int
+    groups : ndarray, (n_cases,), optional
+        With at least two of them, groups stay whole; otherwise every case is its own.
+    n_folds : int
+
+    Returns
+    -------
+    ndarray, (n_cases,), int
+    """
+    codes = np.arange(n_cases) if groups is None else pd.factorize(np.asarray(groups), sort=True)[0]
+    if codes.max() == 0:
+        codes = np.arange(n_cases)
+    counts = np.bincount(codes)
+    order = np.random.default_rng(5).permutation(len(counts))  # equal groups: in an order that means nothing
+    order = order[np.argsort(-counts[order], kind="stable")]
+    load, fold_of = np.zeros(min(n_folds, len(counts))), np.zeros(len(counts), int)
+    for group in order:
+        fold_of[group] = load.argmin()
+        load[fold_of[group]] += counts[group]
+    return fold_of[codes]
+
+
+class RidgeFolds:
+    """All folds of one repeat, decomposed once, ready to be refitted on any labels.
+
+    Parameters
+    ----------
+    features : DataFrame, (n_cases, d)
+        Index `case_id`.
+    splits : DataFrame
+        One repeat of a splits table; cases without features are left out.
+    groups : Series, optional
+        Site by `case_id`, for inner folds.
+    alphas : ndarray
+    """
+
+    def __init__(
+        self, features: pd.DataFrame, splits: pd.DataFrame, *, groups: pd.Series | None = None,
+        alphas: np.ndarray = ALPHAS,
+    ) -> None:  # fmt: skip
+        folds = splits[(splits["fold"] >= 0) & splits["case_id"].isin(features.index)]
+        self.cases = pd.Index(features.index[features.index.isin(folds["case_id"])])
+        self.features = features.loc[self.cases].to_numpy(float)
+        self.names = sorted(folds["fold"].unique())
+        roles = folds.pivot(index="case_id", columns="fold", values="role").loc[self.cases]
+        self.test = [roles[name].eq("test").to_numpy() for name in self.names]
+        site = None if groups is None else groups.loc[self.cases].to_numpy()
+        self.trainers = [
+            RidgeTrainer(self.features[~test], groups=None if site is None else site[~test], alphas=alphas)
+            for test in self.test
+        ]
+
+    def fit(self, labels: np.ndarray | Sequence[np.ndarray]) -> list[LinearModel]:
+        """Refit every fold.
+
+        Parameters
+        ----------
+        labels : ndarray, (n_cases, k), or one such array per fold
+            In the order of `cases`; only the training rows of a fold are read.
+
+        Returns
+        -------
+        list of LinearModel
+        """
+        per_fold = [labels] * len(self.test) if isinstance(labels, np.ndarray) else labels
+        triples = zip(self.trainers, self.test, per_fold, strict=True)
+        return [trainer.fit(values[~test]) for trainer, test, values in triples]
+
+    def predict_held_out(self, models: Sequence[LinearModel]) -> np.ndarray:
+        """Predict each case by the model that did not see it.
+
+        Parameters
+        ----------
+        models : sequence of LinearModel
+            From `fit`.
+
+        Returns
+        -------
+        ndarray, (n_cases, k)
+        """
+        predicted = np.full((len(self.cases), models[0].coefficients.shape[1]), np.nan)
+        for model, test in zip(models, self.test, strict=True):
+            predicted[test] = model.predict(self.features[test])
+        return predicted
+
+    def refit(self, labels: np.ndarray) -> np.ndarray:
+        """Refit every fold on labels and predict the held-out cases: what a permutation null asks for.
+
+        Parameters
+        ----------
+        labels : ndarray, (n_cases, k)
+
+        Returns
+        -------
+        ndarray, (n_cases, k)
+        """
+        return self.predict_held_out(self.fit(labels))
+
+
+def predict_by_ensemble(models: Sequence[LinearModel], features: np.ndarray) -> np.ndarray:
+    """Average the predictions of the models of all folds.
+
+    Parameters
+    ----------
+    models : sequence of LinearModel
+    features : ndarray, (n, d)
+        Of cases outside all folds, or of tiles.
+
+    Returns
+    -------
+    ndarray, (n, n_targets)
+    """
+    return np.mean([model.predict(features) for model in models], axis=0)
+
+
+def predict_study(
+    features: pd.DataFrame,
+    measure: Measure,
+    splits: pd.DataFrame,
+    *,
+    arm: str,
+    groups: pd.Series | None = None,
+    alphas: np.ndarray = ALPHAS,
+    repeats: Sequence[int] | None = None,
+) -> tuple[pd.DataFrame, dict[int, list[LinearModel]]]:
+    """Fit every fold of every repeat, predict held-out cases out of fold and frozen cases by the ensemble.
+
+    Parameters
+    ----------
+    features : DataFrame, (n_cases, d)
+        Index `case_id`; cases of the splits without features are left out.
+    measure : callable
+        Training case ids to targets of all cases, so that score constants come from training cases alone.
+    splits : DataFrame
+    arm : str
+        Name written into the table.
+    groups : Series, optional
+        Site by `case_id`, for the inner folds.
+    alphas : ndarray
+    repeats : sequence of int, optional
+        Default: all.
+
+    Returns
+    -------
+    predictions : DataFrame
+        case_id, split, repeat, fold, target, arm, y_true, y_pred; fold -1 is the ensemble on frozen cases.
+    models : dict of int to list of LinearModel
+        By repeat.
+    """
+    frozen = splits[(splits["fold"] < 0) & splits["case_id"].isin(features.index)]
+    tables, models = [], {}
+    for repeat in sorted(splits.loc[splits["fold"] >= 0, "repeat"].unique()) if repeats is None else repeats:
+        folds = RidgeFolds(features, splits[splits["repeat"] == repeat], groups=groups, alphas=alphas)
+        measured = [measure(folds.cases[~test]) for test in folds.test]
+        models[int(repeat)] = folds.fit([table.loc[folds.cases].to_numpy(float) for table in measured])
+        predicted = folds.predict_held_out(models[int(repeat)])
+        for name, test, table in zip(folds.names, folds.test, measured, strict=True):
+            truth = table.loc[folds.cases[test]]
+            tables.append(_tabulate(truth, predicted[test], "development", repeat, name, arm))
+        if len(frozen):
+            truth = measure(folds.cases).loc[frozen["case_id"]]
+            ensemble = predict_by_ensemble(models[int(repeat)], features.loc[frozen["case_id"]].to_numpy(float))
+            for split in frozen["role"].unique():
+                rows = frozen["role"].eq(split).to_numpy()
+                tables.append(_tabulate(truth[rows], ensemble[rows], split, repeat, -1, arm))
+    return pd.concat(tables, ignore_index=True), models
+
+
+def predict_tile_scores(models: Sequence[LinearModel], features: np.ndarray, *, target: int = 0) -> np.ndarray:
+    """Score single tiles with models that were fitted on mean-pooled features.
+
+    A linear score of a mean is the mean of linear scores, so the map is exact: its mean is the case's prediction.
+
+    Parameters
+    ----------
+    models : sequence of LinearModel
+    features : ndarray, (n_tiles, d)
+    target : int
+        Column of the target.
+
+    Returns
+    -------
+    ndarray, (n_tiles,)
+
+    Raises
+    ------
+    ModelError
+        When the models were fitted on another number of features, as with aggregation mean_sd.
+    """
+    return predict_by_ensemble(models, features)[:, target]
+
+
+def _standardise(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.nan_to_num((features - mean) / scale)  # missing: the training mean
+
+
+def _tabulate(truth: pd.DataFrame, predicted: np.ndarray, split: str, repeat: int, fold: int, arm: str) -> pd.DataFrame:
+    blocks = [
+        pd.DataFrame({
+            "case_id": truth.index.to_numpy(object), "split": split, "repeat": int(repeat), "fold": int(fold),
+            "target": target, "arm": arm, "y_true": truth[target].to_numpy(float), "y_pred": predicted[:, i],
+        })
+        for i, target in enumerate(truth.columns)
+    ]  # fmt: skip
+    return pd.concat(blocks, ignore_index=True)
