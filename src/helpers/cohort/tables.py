@@ -39,6 +39,7 @@ __all__ = [
     "check_slides",
     "check_spot_expression",
     "check_spots",
+    "group_stages",
     "list_endpoints",
     "parse_stage",
     "read_cases",
@@ -58,7 +59,7 @@ RECEPTOR_WORDS = {
     **dict.fromkeys(["negative", "neg", "-", "0", "0.0", "false", "no"], "negative"),
 }
 SEX_WORDS = {**dict.fromkeys(["female", "f"], "female"), **dict.fromkeys(["male", "m"], "male")}
-STAGE_PATTERN = re.compile(r"(?:stage\s*)?(0|IV|I{1,3})(?:[A-D]\d?)?$", re.IGNORECASE)
+STAGE_PATTERN = re.compile(r"(?:stage\s*)?((?:0|IV|I{1,3})(?:[A-D]\d?)?)", re.IGNORECASE)
 ARABIC_STAGES = {"1": "I", "2": "II", "3": "III", "4": "IV"}
 
 
@@ -117,7 +118,7 @@ def _take_word(words: dict[str, str]) -> Callable[[Any], str | None]:
 
 
 def parse_stage(cell: Any) -> str | None:
-    """Read an AJCC stage down to its Roman number.
+    """Read an AJCC stage.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def parse_stage(cell: Any) -> str | None:
     Returns
     -------
     str or None
-        '0', 'I', 'II', 'III' or 'IV'.
+        '0', 'I', 'IA' ... 'IV', in capitals and without the word.
 
     Raises
     ------
@@ -142,6 +143,21 @@ def parse_stage(cell: Any) -> str | None:
     if match is None:
         raise ValueError(cell)
     return match.group(1).upper()
+
+
+def group_stages(stages: pd.Series) -> pd.Series:
+    """Reduce stages to their Roman number ('IIIC' to 'III').
+
+    Parameters
+    ----------
+    stages : Series of str
+        Clean, as `check_cases` returns them.
+
+    Returns
+    -------
+    Series of str
+    """
+    return stages.str.extract(r"^(0|IV|I{1,3})", expand=False)
 
 
 def _take_truth(cell: Any) -> bool | None:
