@@ -5,9 +5,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from helpers.core.errors import OutcomeError, StatsError
-from helpers.stats.survival import Z95, check_outcomes, fit_km
-
-Floats = NDArray[np.float64]
+from helpers.stats.follow_up import Z95, Floats, check_outcomes
+from helpers.stats.kaplan_meier import fit_km
 
 
 def derive_causes(
