@@ -18,7 +18,7 @@ from helpers.core.vocab import event_column, time_column
 from helpers.phantom import effects
 from helpers.phantom.omics import draw_cohesion, draw_expression, draw_factors, draw_omics, list_loadings, list_omics
 from helpers.phantom.plan import ARTEFACTS, SlidePlan
-from helpers.phantom.population import Columns, Streams, draw_cases, open_streams, round_digits
+from helpers.phantom.population import Columns, draw_cases, open_streams, round_digits
 from helpers.phantom.survival import PHANTOM_ENDPOINTS, compute_endpoints, compute_linear_predictor, draw_times
 
 TRUNCATED: Final = "truncated"
