@@ -144,8 +144,9 @@ class SiteProgramme:
                 break
             plan = self.solve(costs=rng.uniform(0, scale, (self.counts.shape[1], self.n_folds)), cap=cap)
             known = plan is None or canonicalise(plan) in found
-            cap *= 1.05 if known else 1.0  # nothing new this near to the best one: allow a little more
-            if plan is not None and not known:
+            if plan is None or known:  # nothing new this near to the best one: allow, and pull, a little more
+                cap, scale = 1.05 * cap, 1.1 * scale
+            else:
                 found[canonicalise(plan)] = plan
         if len(found) < repeats:
             msg = (

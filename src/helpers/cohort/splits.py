@@ -424,10 +424,10 @@ def _check_frozen(splits: pd.DataFrame) -> None:
 def _check_one_role(folds: pd.DataFrame) -> None:
     twice = folds[folds.duplicated(["repeat", "fold", "case_id"])]
     if len(twice):
-        row = twice.iloc[0]
-        same = (folds["case_id"] == row.case_id) & (folds["repeat"] == row.repeat) & (folds["fold"] == row.fold)
+        repeat, fold, case_id = twice.iloc[0][["repeat", "fold", "case_id"]]
+        same = (folds["case_id"] == case_id) & (folds["repeat"] == repeat) & (folds["fold"] == fold)
         roles = " and ".join(folds.loc[same, "role"])
-        msg = f"SplitError: case '{row.case_id}' is {roles} in repeat {row.repeat}, fold {row.fold}. It would leak."
+        msg = f"SplitError: case '{case_id}' is {roles} in repeat {repeat}, fold {fold}. It would leak."
         raise SplitError(msg)
 
 
