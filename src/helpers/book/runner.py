@@ -275,3 +275,21 @@ def describe_failure(job: Job, failure: "Failure") -> str:
         f"{job.spec.chapter} failed in cell {failure.cell} ('{failure.heading}'), {where}\n{shown}\n"
         f"  {failure.error}\n  The executed notebook was kept: {page}"
     )
+
+
+def describe_job(job: Job) -> str:
+    """Return what `--dry-run` says about a chapter.
+
+    Parameters
+    ----------
+    job : Job
+
+    Returns
+    -------
+    str
+    """
+    reason = job.find_reason()
+    lines = [f"{job.spec.chapter}: {f'would run, {reason}' if reason else 'unchanged, would not run'}"]
+    lines += [f"  writes   {paths.shorten(job.folder)}", f"  key      {job.compute_key()[:12]}"]
+    lines += [f"  {name} = {value!r}" for name, value in job.parameters.items()]
+    return "\n".join(lines)

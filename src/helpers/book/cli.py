@@ -1,0 +1,231 @@
+"""`histobook`: the book from a terminal. Every command imports what it needs when it is called, so help is instant."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helpers.core.errors import HistobookError
+
+app = typer.Typer(
+    name="histobook",
+    help="A Jupyter analysis book for computational pathology, calibrated on a phantom.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ProfileOption = Annotated[str, typer.Option("--profile", "-P", help="Name or path of a file of config/.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Raw cohort folder, in place of the one the profile names.")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", "-w", min=1, help="Threads inside a chapter.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+@app.command()
+def run(
+    chapter: Annotated[str, typer.Argument(help="Number, name or path: 03 or notebooks/03_predict_proliferation.py.")],
+    profile: ProfileOption = "phantom",
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Write beside the book's own results, to <NN>@<name>.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value, any number of times.")
+    ] = None,
+    data: DataOption = None,
+    shard: Annotated[str, typer.Option("--shard", help="k/n: the k-th of n parts of the slides.")] = "1/1",
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Run it even when nothing changed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+) -> None:
+    """Run one chapter for a profile, unless its result stands.
+
+    Parameters are checked before a kernel starts. The executed notebook is kept, also on failure.
+    """
+    from helpers.book.runner import describe_job, plan_job, run_job
+
+    overrides = parse_pairs(parameter or [])
+    run_name = name or ("interactive" if overrides else "book")
+    job = plan_job(
+        chapter, profile, overrides=overrides, run_name=run_name, data=data, shard=shard, workers=workers, device=device
+    )
+    if dry_run:
+        print(describe_job(job))
+    else:
+        run_job(job, force=force)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def book(
+    context: typer.Context,
+    profile: ProfileOption = "phantom",
+    data: DataOption = None,
+    cores: Annotated[int, typer.Option("--cores", "-c", min=1, help="Cores of this machine to use.")] = 2,
+    device: DeviceOption = "auto",
+    shards: Annotated[int, typer.Option("--shards", min=1, help="Parts into which the slides are cut.")] = 1,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this chapter, e.g. 03.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which chapters would run, and why.")] = False,
+) -> None:
+    """Run the chapters that a profile lists, then its scoreboard and its site.
+
+    Snakemake orders; each chapter decides by itself whether its result stands. Options after `--` go to Snakemake.
+    """
+    from helpers.book.workflow import describe_book, order_book
+
+    if dry_run:
+        print(describe_book(profile, data=data))
+    else:
+        order_book(
+            profile, data=data, cores=cores, device=device, shards=shards, until=until, options=tuple(context.args)
+        )
+
+
+@app.command()
+def scoreboard(profile: ProfileOption = "phantom") -> None:
+    """Put the scores of a profile's finished chapters into results/<profile>/scoreboard.json."""
+    from helpers.book.params import read_profile
+    from helpers.book.scoreboard import collect_scores, summarise_scores, write_scoreboard
+    from helpers.core import paths
+
+    folder = read_profile(profile).folder
+    print(paths.shorten(write_scoreboard(folder)))
+    print(summarise_scores(collect_scores(folder)).to_string(index=False))
+
+
+@app.command()
+def site(
+    profile: ProfileOption = "phantom",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; results/<profile>/site by default.")] = None,
+) -> None:
+    """Build the site of a profile from the chapters it ran: executed notebooks, scoreboard, API, how-to."""
+    from helpers.book.params import read_profile
+    from helpers.book.site import build_site
+    from helpers.core import paths
+
+    print(paths.shorten(build_site(read_profile(profile).folder, out=out)))
+
+
+@app.command()
+def gallery(profile: ProfileOption = "phantom") -> None:
+    """Copy the figures that README shows from a profile's results into docs/_static/gallery, as small PNGs."""
+    from helpers.book.params import read_profile
+    from helpers.book.site import copy_gallery
+    from helpers.core import paths
+
+    for path in copy_gallery(read_profile(profile).folder):
+        print(paths.shorten(path))
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder of the new raw cohort.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value of PhantomSpec, e.g. n_cases=20.")
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Render a phantom cohort: slides, tables and the planted truth."""
+    import yaml
+
+    from helpers.core.specs import PhantomSpec
+    from helpers.phantom.generate import generate_cohort
+
+    values = {name: yaml.safe_load(value) for name, value in parse_pairs(parameter or []).items()}
+    print(generate_cohort(PhantomSpec.from_values(values), out.resolve(), workers=workers))
+
+
+@app.command()
+def validate(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many phantom cohorts, of consecutive seeds.")] = 10,
+    workers: WorkersOption = 2,
+) -> None:
+    """Compare planted with estimated values over many phantom cohorts; means and intervals, none picked."""
+    from helpers.book.validate import validate_phantom
+
+    validate_phantom(n_seeds=seeds, workers=workers)
+
+
+@app.command()
+def bench(
+    only: Annotated[list[str] | None, typer.Option("--only", help="Ids that begin with this.")] = None,
+) -> None:
+    """Measure speed on this machine: results/bench/bench.json."""
+    from helpers.book.bench import print_rows, run_benchmarks
+
+    print_rows(run_benchmarks(only=tuple(only or ())))
+
+
+def parse_pairs(pairs: list[str]) -> dict[str, str]:
+    """Read `name=value` arguments.
+
+    Parameters
+    ----------
+    pairs : list of str
+
+    Returns
+    -------
+    dict of str to str
+
+    Raises
+    ------
+    SpecError
+        When one has no '=', or a name comes twice.
+    """
+    from helpers.core.errors import SpecError
+
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            msg = f"SpecError: '{pair}' is not a new 'name=value'. Write -p n_cases=20, each name once."
+            raise SpecError(msg)
+        found[name] = value
+    return found
+
+
+def join_pairs(arguments: list[str]) -> list[str]:
+    """Turn papermill's `-p name value` into `-p name=value`.
+
+    Parameters
+    ----------
+    arguments : list of str
+
+    Returns
+    -------
+    list of str
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        is_value = len(joined) >= 2 and joined[-2] in {"-p", "--parameter"} and joined[-1].isidentifier()
+        if is_value:
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def main() -> None:
+    """Run a command; an error that histobook raises on purpose is one message, not a traceback."""
+    try:
+        app(args=join_pairs(sys.argv[1:]))
+    except HistobookError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        print("stopped; what is finished stays, run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
