@@ -193,6 +193,194 @@ class PhantomSpec(Spec):
         return self
 
 
+class CohortSpec(Spec):
+    """Chapter 00: where the cases come from, who is included, and which case trains, chooses and tests."""
+
+    chapter: ClassVar[str] = "00_build_cohort"
+
+    cohort: Literal["phantom", "tables", "metabric", "tcga_brca_features", "her2st"] = Field(
+        "phantom", description="layout of the raw folder; 'phantom' is generated, 'tables' is the book's own layout"
+    )
+    phantom: PhantomSpec = Field(
+        PhantomSpec(), description="the phantom cohort, where `cohort` is 'phantom'; its seed is `seed` unless given"
+    )
+    extra_slides: tuple[PathStr, ...] = Field(
+        (), description="single slide files, each a case of its own; relative paths start at the raw folder"
+    )
+    sex: Optional[Literal["female", "male"]] = Field(None, description="include this sex only; null: all")
+    stages: Optional[tuple[Literal["0", "I", "II", "III", "IV"], ...]] = Field(
+        None, description="include these stages only; null: all"
+    )
+    exclude_neoadjuvant: bool = Field(False, description="exclude cases treated before surgery")
+    keep_unknown: bool = Field(True, description="a case passes a rule whose value it does not state")
+    require: tuple[Literal["expression", "slides"], ...] = Field((), description="what a case must have to stay")
+    site_column: Optional[str] = Field("site", description="sites kept whole in a fold; null: folds by case")
+    external_sites: tuple[str, ...] = Field((), description="sites that no fit and no choice ever sees")
+    internal_test_fraction: float = Field(0.0, ge=0.0, lt=1.0, description="share of the other cases set aside, frozen")
+    n_folds: int = Field(5, ge=0, le=50, description="folds of the development cases; 0: no splits are planned")
+    n_repeats: int = Field(10, ge=1, le=1000, description="different partitions into folds")
+    val_fraction: float = Field(0.15, ge=0.0, lt=1.0, description="share of each training part for inner choices")
+    stratify: tuple[str, ...] = Field((), description="columns balanced over the internal test and the folds")
+    allow_fewer: bool = Field(False, description="reduce folds and repeats to what whole sites allow")
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of the splits, and of the phantom")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_phantom(cls, values: Any) -> Any:
+        """Give the phantom the chapter's seed, unless it has its own."""
+        if isinstance(values, dict) and "seed" in values and isinstance(values.get("phantom", {}), dict):
+            return {**values, "phantom": {"seed": values["seed"], **values.get("phantom", {})}}
+        return values
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if self.n_folds == 1:
+            msg = "n_folds is 1, which leaves nothing to train on; give 2 or more, or 0 for no splits"
+            raise ValueError(msg)
+        return self
+
+    def list_inputs(self, data_dir: str | Path | None = None) -> dict[str, Path]:
+        """Return the raw folder and the extra slides: their content is part of the chapter's key.
+
+        Parameters
+        ----------
+        data_dir : str or Path, optional
+            Raw cohort folder. A phantom is made from the spec alone, so its folder is an output.
+
+        Returns
+        -------
+        dict of str to Path
+        """
+        if data_dir is None:
+            return {}
+        folder = resolve(data_dir)
+        named = {f"extra_slides[{i}]": folder / name for i, name in enumerate(self.extra_slides)}
+        return named if self.cohort == "phantom" else {"data": folder, **named}
+
+
+class TilingSpec(Spec):
+    """Chapter 01: how slides are cut into tiles."""
+
+    chapter: ClassVar[str] = "01_tile_slides"
+    upstream: ClassVar[tuple[str, ...]] = ("00",)
+
+    tile_px: int = Field(256, ge=16, le=4096, description="tile edge, px at the target mpp")
+    mpp: float = Field(0.5, ge=0.1, le=10.0, description="target resolution, um per px")
+    overlap_px: int = Field(0, ge=0, description="px (at the target mpp) that neighbouring tiles share")
+    min_tissue_written: float = Field(0.10, gt=0.0, le=1.0, description="tiles with less tissue are not written, share")
+    tissue_method: Literal["robust", "otsu_saturation"] = Field("robust", description="how tissue is found")
+    mask_um_per_px: float = Field(8.0, ge=1.0, le=64.0, description="resolution of the tissue mask, um per px")
+    min_tissue_um2: float = Field(20_000.0, ge=0.0, description="smaller islands of tissue are dropped, um2")
+    fallback_mpp: Optional[float] = Field(None, ge=0.05, le=10.0, description="used where a slide states none, um per px")
+    thumbnail_px: int = Field(768, ge=64, le=4096, description="longer edge of the thumbnails, px")
+    max_failed: int = Field(0, ge=0, description="slides that may fail before the chapter stops")
+
+    @model_validator(mode="after")
+    def _check_overlap(self) -> Self:
+        if self.overlap_px >= self.tile_px:
+            msg = f"overlap_px {self.overlap_px} is not below tile_px {self.tile_px}"
+            raise ValueError(msg)
+        return self
+
+
+class FeatureSpec(Spec):
+    """Chapter 02: which encoders turn tiles into numbers."""
+
+    chapter: ClassVar[str] = "02_extract_features"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "01")
+
+    encoders: tuple[str, ...] = Field(
+        ("stain_texture", "mean_colour"), min_length=1, description="names from the registry, read in one decode pass"
+    )
+    weights: dict[str, PathStr] = Field({}, description="local weights file of each network, by encoder name")
+    stored_as: Literal["float32", "float16"] = Field("float32", description="precision of the stored features")
+    batch_size: int = Field(64, ge=1, le=4096, description="tiles per batch")
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of samples shown, probe folds and random controls")
+    n_shown: int = Field(400, ge=20, le=20_000, description="tiles drawn in the PCA")
+    n_permutations: int = Field(99, ge=19, le=9_999, description="relabellings behind the site probe's null")
+    max_failed: int = Field(0, ge=0, description="slides that may fail before the chapter stops")
+
+    def list_inputs(self, data_dir: str | Path | None = None) -> dict[str, Path]:
+        """Return the weight files: their content is part of the chapter's key.
+
+        Parameters
+        ----------
+        data_dir : str or Path, optional
+            Not read here.
+
+        Returns
+        -------
+        dict of str to Path
+        """
+        return {f"weights {name}": resolve(path) for name, path in self.weights.items()}
+
+
+class DeclaredAnalysis(Spec):
+    """One secondary or exploratory hazard ratio of chapter 04: what differs from the primary analysis."""
+
+    target: str = Field("", description="score")
+    endpoint: Literal["os", "pfi", "pfi_or_death", "dfi", "dss", "rfs"] = Field("rfs", description="endpoint")
+    population: Literal["all", "erpos_her2neg", "grade2"] = Field("all", description="cases")
+    scale: Literal["per_sd", "per_unit", "high_vs_low"] = Field("per_sd", description="contrast")
+    adjustment: Literal["none", "clinical"] = Field("none", description="covariates")
+    horizon_months: Optional[float] = Field(None, gt=0, description="follow-up is cut here, months; null: never")
+
+
+class SurvivalSpec(AnalysisPlan):
+    """Chapter 04: what the score says about recurrence and death. The primary analysis stands in `AnalysisPlan`."""
+
+    chapter: ClassVar[str] = "04_estimate_survival"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "03")
+
+    score_source: Literal["predictions", "expression"] = Field(
+        "predictions", description="predictions of chapter 03, or the RNA-measured score alone (a cohort without slides)"
+    )
+    predictions_path: Optional[PathStr] = Field(
+        None, description="table of predictions from elsewhere: case_id, target, y_pred, and split, y_true, fold, arm"
+    )
+    prediction_arm: Optional[str] = Field(None, description="arm of the predictions; null: the one chapter 03 names")
+    score_method: Literal["mean_log2", "mean_zscore", "pam50"] = Field(
+        "mean_log2", description="how a signature is scored from expression, where score_source is 'expression'"
+    )
+    targets: tuple[str, ...] = Field(("prolif11", "MKI67"), min_length=1, description="scores analysed")
+    endpoints: tuple[Literal["os", "pfi", "pfi_or_death", "dfi", "dss", "rfs"], ...] = Field(
+        ("rfs", "os"), min_length=1, description="endpoints analysed"
+    )
+    populations: tuple[Literal["all", "erpos_her2neg", "grade2"], ...] = Field(
+        ("all", "erpos_her2neg"), min_length=1, description="populations analysed"
+    )
+    secondary: Optional[tuple[DeclaredAnalysis, ...]] = Field(
+        None, description="secondary analyses (Holm); null: all other targets x endpoints x populations"
+    )
+    exploratory: tuple[DeclaredAnalysis, ...] = Field((), description="analyses without a claim")
+    covariates: tuple[str, ...] = Field(
+        ("age_years", "tumour_size_mm", "nodes_positive", "grade", "er", "her2"),
+        description="clinical covariates of adjusted models, columns of cases.csv",
+    )
+    cutoff_quantile: float = Field(0.5, gt=0.0, lt=1.0, description="cut-off between low and high, development cases")
+    horizons_months: tuple[float, ...] = Field((60.0, 120.0, 180.0), description="hazard ratio up to each, months")
+    period_edges_months: tuple[float, ...] = Field(
+        (0.0, 24.0, 60.0, 120.0), min_length=2, description="hazard ratio within each period, months"
+    )
+    competing_endpoint: Optional[Literal["pfi", "pfi_or_death", "dfi", "dss", "rfs"]] = Field(
+        "rfs", description="endpoint whose cumulative incidence is shown with other death as competing; null: none"
+    )
+
+    @model_validator(mode="after")
+    def _check_plan(self) -> Self:
+        if self.primary_target not in self.targets:
+            msg = f"primary_target '{self.primary_target}' is not among targets {list(self.targets)}"
+            raise ValueError(msg)
+        edges = self.period_edges_months
+        if any(edge < 0 for edge in edges) or list(edges) != sorted(set(edges)):
+            msg = f"period_edges_months {list(edges)} do not increase from 0 or more"
+            raise ValueError(msg)
+        if any(months <= 0 for months in self.horizons_months):
+            msg = f"horizons_months {list(self.horizons_months)} are not all above 0"
+            raise ValueError(msg)
+        return self
+
+
 class ScoreboardSpec(Spec):
     """Parameters of chapter 09: which rows of the scoreboard are drawn. All are kept and written."""
 
