@@ -42,7 +42,7 @@ def parse_event(value: Any) -> bool | None:
     ValueError
         When the value is none of the accepted words.
     """
-    if isinstance(value, float) and math.isnan(value) or value is pd.NA:
+    if value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None
     text = clean_cell(value)
     if text is None:
@@ -250,9 +250,9 @@ def select_outcome(cases: pd.DataFrame, endpoint: str) -> pd.DataFrame:
     if not known.any():
         msg = f"OutcomeError: no case of {len(cases)} has both {endpoint} time and event. Choose another endpoint."
         raise OutcomeError(msg)
-    table = pd.DataFrame(
-        {"case_id": cases["case_id"], "time_months": time, "event": event.fillna(False).astype(bool)}
-    )[known].reset_index(drop=True)
+    table = pd.DataFrame({"case_id": cases["case_id"], "time_months": time, "event": event.fillna(False).astype(bool)})[
+        known
+    ].reset_index(drop=True)
     table.attrs |= {"endpoint": endpoint, "losses": losses, "n_time_zero": int((table["time_months"] == 0).sum())}
     return table
 

@@ -86,9 +86,7 @@ def require_files(folder: Path, names: dict[str, str], *, what: str) -> dict[str
     return {key: folder / name for key, name in names.items()}
 
 
-def blank_unreadable(
-    table: pd.DataFrame, column: str, accepted: dict[str, str], facts: dict[str, Any]
-) -> pd.Series:
+def blank_unreadable(table: pd.DataFrame, column: str, accepted: dict[str, str], facts: dict[str, Any]) -> pd.Series:
     """Map a column's words to ours; words that mean "not known" become missing and are counted.
 
     Parameters

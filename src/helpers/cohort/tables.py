@@ -325,8 +325,8 @@ def check_expression(table: pd.DataFrame) -> tuple[pd.DataFrame, list[HistobookE
     """
     if "gene" not in table and table.shape[1] > 4:
         msg = (
-            f"SchemaError: table 'expression' has no column 'gene' but {table.shape[1]} columns: it looks wide. Expected "
-            "one row per case and gene (case_id, gene, value, unit); pandas.melt turns one into the other."
+            f"SchemaError: table 'expression' has no column 'gene' but {table.shape[1]} columns: it looks wide. "
+            "Expected one row per case and gene (case_id, gene, value, unit); pandas.melt turns one into the other."
         )
         return table, [SchemaError(msg)]
     return _check_values(table, EXPRESSION_COLUMNS, keys=["case_id", "gene"], table_name="expression", item="case")
@@ -527,7 +527,8 @@ def _clean_columns(
     key: str | None = None,
 ) -> tuple[pd.DataFrame, list[HistobookError]]:
     key = key or required[0]
-    problems: list[HistobookError] = [_describe_absent(name, table, table_name) for name in required if name not in table]
+    absent = [name for name in required if name not in table]
+    problems: list[HistobookError] = [_describe_absent(name, table, table_name) for name in absent]
     clean = table.reset_index(drop=True).copy()
     labels = clean[key].astype(str) if key in clean else clean.index.astype(str).to_series()
     for name in [name for name in columns if name in clean]:
@@ -580,7 +581,7 @@ def _parse_unique(unique: pd.Series, column: Column) -> tuple[dict[Any, Any], li
 
 
 def _describe_lost_text(series: pd.Series, column: Column, table_name: str) -> HistobookError | None:
-    """An id stored as a number has lost its leading zeros already: no reader can bring them back."""
+    """Describe an id column of numbers: its leading zeros are lost already, and no reader can bring them back."""
     if column.expected != "text" or not column.required or not pd.api.types.is_numeric_dtype(series):
         return None
     msg = (
@@ -642,7 +643,8 @@ def _find_strangers(
 def _flip_censorships(table: pd.DataFrame) -> tuple[pd.DataFrame, list[HistobookError]]:
     renamed = {"censorship": "os_censorship", "survival_months": "os_time_months"}
     bare = {old: new for old, new in renamed.items() if old in table and new not in table}
-    table, problems = table.rename(columns=bare), []
+    table = table.rename(columns=bare)
+    problems: list[HistobookError] = []
     for endpoint in ENDPOINTS:
         name = f"{endpoint}_censorship"
         if name not in table:

@@ -110,8 +110,8 @@ def _strip_newline(line: str) -> str:
 def _check_header(header: list[str], path: Path) -> None:
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        msg = f"DuplicateError: table '{path.name}' has column '{repeated[0]}' twice, expected once. Rename or drop one."
-        raise DuplicateError(msg)
+        msg = f"DuplicateError: table '{path.name}' has column '{repeated[0]}' twice, expected once."
+        raise DuplicateError(f"{msg} Rename or drop one.")
 
 
 def _check_lengths(rows: list[list[str]], header: list[str], path: Path) -> None:

@@ -112,6 +112,7 @@ def _restart(flow: CohortFlow, names: list[str]) -> CohortFlow:
         return flow
     flow.items = [*flow.items, *names]
     flow.n_start += len(names)
-    flow.steps = [{**s, "n_before": s["n_before"] + len(names), "n_after": s["n_after"] + len(names)} for s in flow.steps]
+    counts = ("n_before", "n_after")
+    flow.steps = [{**step, **{name: step[name] + len(names) for name in counts}} for step in flow.steps]
     flow.start += f" (and {len(names)} extra)"
     return flow

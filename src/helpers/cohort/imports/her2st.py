@@ -22,7 +22,7 @@ from helpers.core.errors import SchemaError
 from helpers.core.paths import shorten
 
 FOLDERS = {"images": "images", "spots": "spots", "counts": "counts"}
-LAYOUT = "the HER2ST folders images/ (JPEG), spots/ (*_selection.tsv) and counts/ (*.tsv.gz) of github.com/almaan/her2st."
+LAYOUT = "the HER2ST folders images/ (*.jpg), spots/ (*_selection.tsv) and counts/ (*.tsv.gz) of almaan/her2st."
 SPOT_PITCH_UM = 200.0  # distance between the centres of neighbouring spots
 SPOT_DIAMETER_UM = 100.0
 JPEG_QUALITY = 95
@@ -95,6 +95,23 @@ def import_her2st(source: Path, *, slides_dir: Path, workers: int = 2) -> RawCoh
         spot_expression=pass_gate(check_spot_expression(expression.reset_index(drop=True))),
         facts=facts,
     )
+
+
+def check_sections(source: Path) -> None:
+    """Check everything that `import_her2st` reads, without writing a slide.
+
+    Parameters
+    ----------
+    source : Path
+
+    Raises
+    ------
+    SchemaError
+        At the first problem.
+    """
+    for section in list_sections(source):
+        measure_pitch(read_spot_positions(section), section.name)
+        read_counts(section.counts)
 
 
 def list_sections(source: Path) -> list[Section]:

@@ -225,5 +225,5 @@ def _require_columns(relapse: pd.DataFrame, path: Path) -> None:
     needed = ["Patient ID", "Relapse Free Status", "Relapse Free Status (Months)", "Patient's Vital Status", "Sex"]
     missing = [name for name in needed if name not in relapse]
     if missing:
-        msg = f"SchemaError: table '{path.name}' has no column '{missing[0]}', expected {', '.join(needed)}. Fetch it again."
-        raise SchemaError(msg)
+        msg = f"SchemaError: table '{path.name}' has no column '{missing[0]}', expected {', '.join(needed)}."
+        raise SchemaError(f"{msg} Fetch it again.")

@@ -83,12 +83,12 @@ def import_tcga_brca(source: Path) -> RawCohort:
 def _read_patients(path: Path, key: str, *, separator: str = ",") -> pd.DataFrame:
     table = read_text_table(path, separator=separator)
     if key not in table:
-        msg = f"SchemaError: table '{path.name}' has no column '{key}', which holds the patient's barcode. Fetch it again."
+        msg = f"SchemaError: table '{path.name}' has no column '{key}' (the patient's barcode). Fetch it again."
         raise SchemaError(msg)
     repeated = table.loc[table[key].duplicated(), key]
     if len(repeated):
-        msg = f"DuplicateError: patient '{repeated.iloc[0]}' occurs twice in '{path.name}', expected once. Keep one row."
-        raise DuplicateError(msg)
+        msg = f"DuplicateError: patient '{repeated.iloc[0]}' occurs twice in '{path.name}', expected once."
+        raise DuplicateError(f"{msg} Keep one row.")
     return table.set_index(key)
 
 
