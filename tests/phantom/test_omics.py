@@ -7,7 +7,15 @@ from scipy.stats import f_oneway, kstest
 
 from helpers.core.specs import PhantomSpec
 from helpers.phantom.effects import BATCH_LOADING, OMICS, PAM50_LOADINGS, PROLIF11
-from helpers.phantom.omics import FACTORS, draw_cohesion, draw_expression, draw_factors, draw_omics, list_loadings, list_omics
+from helpers.phantom.omics import (
+    FACTORS,
+    draw_cohesion,
+    draw_expression,
+    draw_factors,
+    draw_omics,
+    list_loadings,
+    list_omics,
+)
 from helpers.phantom.population import draw_cases, open_streams
 from helpers.phantom.truth import plan_cohort
 
@@ -85,7 +93,8 @@ def test_linked_features_follow_their_driver_in_the_planted_direction(drawn: dic
 def test_kinds_keep_to_their_units(drawn: dict) -> None:
     by_kind = {kind: drawn["omics"][rows["feature"]] for kind, rows in drawn["omics_truth"].groupby("kind")}
     assert set(np.unique(by_kind["mutation"])) == {0.0, 1.0}
-    assert by_kind["methylation"].min().min() >= 0 and by_kind["methylation"].max().max() <= 1
+    assert by_kind["methylation"].min().min() >= 0
+    assert by_kind["methylation"].max().max() <= 1
     assert not list_omics(SPEC)["feature"].duplicated().any()
     assert (drawn["omics_truth"].groupby("kind")["is_null"].mean() > 0.5).all(), "most features are null"
 

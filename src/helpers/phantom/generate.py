@@ -8,7 +8,7 @@ and ends with the same bytes.
 
 import multiprocessing
 from collections.abc import Iterable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -210,7 +210,8 @@ def draw_slide(plan: SlidePlan, defect: str, scanner: str, out_dir: str) -> dict
         if defect == TRUNCATED:
             cut_file(temporary)
     with paths.atomic_write(maps) as temporary:
-        np.savez_compressed(temporary, um_per_px=np.float32(rendered.maps_um_per_px), **rendered.maps)
+        arrays: dict[str, Any] = {"um_per_px": np.float32(rendered.maps_um_per_px), **rendered.maps}
+        np.savez_compressed(temporary, **arrays)
     return {"slide": fingerprint(slide), "maps": fingerprint(maps)}
 
 
@@ -251,7 +252,7 @@ def read_maps(path: str | Path) -> tuple[dict[str, np.ndarray], float]:
     Returns
     -------
     maps : dict of str to ndarray, (height, width), float32
-        proliferation (z), tumour (share), til (share), nuclear_density (per mm2).
+        proliferation (z, NaN where there is no tumour), tumour (share), til and nuclear_density (per mm2).
     um_per_px : float
     """
     with np.load(path) as stored:
@@ -265,15 +266,17 @@ Job = tuple[SlidePlan, str, str, str]
 def _draw_all(jobs: dict[str, Job], workers: int) -> Iterable[tuple[str, dict[str, str]]]:
     """Yield (slide_id, hashes) as slides finish; large slides first, so that no worker ends alone."""
     order = sorted(jobs, key=lambda slide_id: jobs[slide_id][0].mpp)
-    if workers <= 1:
-        for slide_id in track(order, describe="draw phantom slides"):
-            yield slide_id, draw_slide(*jobs[slide_id])
-        return
-    context = multiprocessing.get_context("spawn")  # a forked kernel thread may hold a lock for ever
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread) as pool:
+    with _open_pool(workers) as pool:
         futures = {pool.submit(draw_slide, *jobs[slide_id]): slide_id for slide_id in order}
         for future in track(as_completed(futures), total=len(futures), describe="draw phantom slides"):
             yield futures[future], _collect(future, futures[future], pool)
+
+
+def _open_pool(workers: int) -> Executor:
+    if workers <= 1:
+        return ThreadPoolExecutor(1)
+    context = multiprocessing.get_context("spawn")  # a forked kernel thread may hold a lock for ever
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
 
 
 def _collect(future: "Future[dict[str, str]]", slide_id: str, pool: Executor) -> dict[str, str]:
