@@ -333,7 +333,7 @@ class SurvivalSpec(AnalysisPlan):
     upstream: ClassVar[tuple[str, ...]] = ("00", "03")
 
     score_source: Literal["predictions", "expression"] = Field(
-        "predictions", description="predictions of chapter 03, or the RNA-measured score alone (a cohort without slides)"
+        "predictions", description="predictions of chapter 03, or the RNA-measured score alone (no slides)"
     )
     predictions_path: Optional[PathStr] = Field(
         None, description="table of predictions from elsewhere: case_id, target, y_pred, and split, y_true, fold, arm"
@@ -377,6 +377,51 @@ class SurvivalSpec(AnalysisPlan):
             raise ValueError(msg)
         if any(months <= 0 for months in self.horizons_months):
             msg = f"horizons_months {list(self.horizons_months)} are not all above 0"
+            raise ValueError(msg)
+        return self
+
+
+class ProliferationSpec(Spec):
+    """Chapter 03: which scores are predicted from which features, and how the prediction is judged."""
+
+    chapter: ClassVar[str] = "03_predict_proliferation"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "02")
+
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of bootstraps, permutations and controls")
+    primary_target: str = Field("prolif11", description="score of the primary analysis, one of `targets`")
+    targets: tuple[str, ...] = Field(("prolif11", "MKI67"), min_length=1, description="signatures or genes to predict")
+    score_method: Literal["mean_log2", "mean_zscore", "pam50"] = Field(
+        "mean_log2", description="how a signature is scored"
+    )
+    other_methods: tuple[Literal["mean_log2", "mean_zscore", "pam50"], ...] = Field(
+        ("mean_zscore", "pam50"), description="further score methods, reported beside the declared one"
+    )
+    encoder: str = Field("stain_texture", description="features of chapter 02 that the declared arm reads")
+    features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
+    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
+    min_focus: Optional[float] = Field(None, ge=0.0, description="tiles with a smaller Laplacian variance are not read")
+    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
+    max_thick_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles more folded are not read, share")
+    max_haze_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with more structureless tissue, share")
+    aggregation: Literal["mean", "median", "p75", "mean_sd"] = Field("mean", description="of a case's tile features")
+    arm: Literal["ridge"] = Field("ridge", description="declared model; the controls are fitted beside it")
+    control_encoder: Optional[str] = Field("mean_colour", description="features of the colour control; null: none")
+    clinical_columns: tuple[str, ...] = Field(
+        ("age_years", "stage", "tumour_size_mm", "nodes_positive", "grade", "histology", "er", "pr", "her2"),
+        description="columns of the clinical control; those that exist and vary are used",
+    )
+    label_columns: tuple[str, ...] = Field(
+        ("subtype", "er", "her2", "histology", "grade", "stage", "site"), description="labels of the confounding panel"
+    )
+    min_stratum: int = Field(20, ge=5, description="cases a stratum or a site needs to be judged")
+    n_permutations: int = Field(200, ge=19, le=100_000, description="within-site permutations, every fold refitted")
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")
+    map_slide: Optional[str] = Field(None, description="slide of the tile map; null: the highest prediction")
+
+    @model_validator(mode="after")
+    def _check_primary(self) -> Self:
+        if self.primary_target not in self.targets:
+            msg = f"primary_target '{self.primary_target}' is not among targets {list(self.targets)}"
             raise ValueError(msg)
         return self
 

@@ -1,0 +1,151 @@
+"""Controls that stand beside every result: clinical data alone, shuffled features, and a probe for the site."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from helpers.core.errors import ModelError
+from helpers.models.linear import fit_ridge
+from helpers.stats.resampling import compute_percentile_interval, draw_bootstrap_counts, permute_within
+
+ORDERED = {"stage": {"0": 0, "I": 1, "II": 2, "III": 3, "IV": 4}}
+SKEWED = ("tumour_size_mm", "nodes_positive")
+
+
+def encode_clinical(cases: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Turn clinical columns into numbers for a model; a missing number stays missing and is flagged.
+
+    Parameters
+    ----------
+    cases : DataFrame
+        One row per case, with `case_id`.
+    columns : sequence of str
+        Those that exist are used. Sizes and nodes are taken as log(1 + x), stages as 0 to 4, other text as one
+        indicator per level but the commonest.
+
+    Returns
+    -------
+    DataFrame, (n_cases, d)
+        Index `case_id`; NaN where a number is missing (a model counts it as its training mean), with a column
+        `<name>_missing`. Columns without any variation are dropped.
+
+    Raises
+    ------
+    ModelError
+        When none of the columns exists or varies.
+    """
+    table = cases.set_index("case_id")
+    blocks = [_encode_column(table[name], name) for name in columns if name in table.columns]
+    encoded = pd.concat(blocks, axis=1) if blocks else pd.DataFrame(index=table.index)
+    encoded = encoded.loc[:, encoded.nunique(dropna=True) > 1]
+    if encoded.empty:
+        msg = f"ModelError: none of the clinical columns {', '.join(columns)} exists and varies. Name others."
+        raise ModelError(msg)
+    return encoded.astype(float)
+
+
+def _encode_column(values: pd.Series, name: str) -> pd.DataFrame:
+    if name in ORDERED:
+        values = values.astype(object).map(lambda cell: ORDERED[name].get(_trim_stage(cell), np.nan)).astype(float)
+    if not pd.api.types.is_numeric_dtype(values):
+        levels = pd.get_dummies(values.astype(object), prefix=name, prefix_sep=" ", dummy_na=bool(values.isna().any()))
+        return levels.drop(columns=levels.columns[levels.sum().argmax()])  # the commonest level is the reference
+    numbers = values.astype("Float64").to_numpy(float, na_value=np.nan)
+    numbers = np.log1p(numbers) if name in SKEWED else numbers
+    missing = np.isnan(numbers).astype(float)
+    return pd.DataFrame({name: numbers, f"{name}_missing": missing}, index=values.index)
+
+
+def _trim_stage(cell: object) -> str:
+    return str(cell).rstrip("ABCD123456789") if isinstance(cell, str) else ""
+
+
+def permute_features(features: pd.DataFrame, groups: pd.Series, *, rng: np.random.Generator) -> pd.DataFrame:
+    """Exchange features between cases of the same group: what only the site can explain is left.
+
+    Parameters
+    ----------
+    features : DataFrame, (n_cases, d)
+        Index `case_id`.
+    groups : Series
+        Site by `case_id`.
+    rng : numpy Generator
+
+    Returns
+    -------
+    DataFrame, (n_cases, d)
+    """
+    order = permute_within(groups.loc[features.index].to_numpy(), n_permutations=1, rng=rng)[0]
+    return pd.DataFrame(features.to_numpy()[order], index=features.index, columns=features.columns)
+
+
+def probe_site(
+    features: pd.DataFrame,
+    site: pd.Series,
+    *,
+    min_cases: int = 20,
+    n_folds: int = 5,
+    n_boot: int = 1000,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Predict the site from the features of a case, over case-level folds stratified by site.
+
+    Features that know where a slide comes from can predict anything that differs between sites. A ridge on
+    indicators divided by their frequency, so that every site counts the same, then the largest.
+
+    Parameters
+    ----------
+    features : DataFrame, (n_cases, d)
+        Index `case_id`.
+    site : Series
+        By `case_id`.
+    min_cases : int
+        Sites below it are left out.
+    n_folds : int
+    n_boot : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    dict
+        balanced_accuracy, ci_low, ci_high (case bootstrap), chance (1 / sites), n_sites, n.
+
+    Raises
+    ------
+    ModelError
+        When fewer than two sites are large enough.
+    """
+    names = site.loc[features.index].astype(str)
+    counts = names.value_counts()
+    kept = names.isin(counts.index[counts >= max(min_cases, n_folds)]).to_numpy()
+    codes, levels = pd.factorize(names[kept], sort=True)
+    if len(levels) < 2:
+        msg = f"ModelError: {len(levels)} site(s) hold {min_cases} cases or more; a probe needs two. Lower min_cases."
+        raise ModelError(msg)
+    x = features.to_numpy(float)[kept]
+    order = np.lexsort([rng.random(len(codes)), codes])
+    folds = np.empty(len(codes), int)
+    folds[order] = np.arange(len(codes)) % n_folds
+    indicators = (codes[:, None] == np.arange(len(levels))) / (np.bincount(codes) / len(codes))
+    predicted = np.empty(len(codes), int)
+    for fold in range(n_folds):
+        test = folds == fold
+        predicted[test] = fit_ridge(x[~test], indicators[~test]).predict(x[test]).argmax(1)
+    return _summarise_probe(codes, predicted == codes, n_boot=n_boot, rng=rng)
+
+
+def _summarise_probe(
+    codes: np.ndarray, right: np.ndarray, *, n_boot: int, rng: np.random.Generator
+) -> dict[str, float]:
+    n_sites = int(codes.max()) + 1
+    member = (codes[:, None] == np.arange(n_sites)).astype(float)
+    counts = np.vstack([np.ones((1, len(codes))), draw_bootstrap_counts(len(codes), n_boot=n_boot, rng=rng)])
+    total = counts @ member
+    recall = np.divide(counts @ (member * right[:, None]), total, out=np.full(total.shape, np.nan), where=total > 0)
+    accuracy = np.nanmean(recall, axis=1)
+    low, high = compute_percentile_interval(accuracy[1:])
+    return {
+        "balanced_accuracy": float(accuracy[0]), "ci_low": low, "ci_high": high, "chance": 1 / n_sites,
+        "n_sites": n_sites, "n": len(codes),
+    }  # fmt: skip

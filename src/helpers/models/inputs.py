@@ -1,0 +1,177 @@
+"""What a model of chapter 03 reads: feature files, the tiles that pass, and the targets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from helpers.cohort.genes import ScoreMethod, read_signature, score_signature
+from helpers.core import paths
+from helpers.core.errors import FeatureError
+from helpers.features.store import FeatureBag
+from helpers.models.linear import Measure
+
+SUFFIXES = (".h5", ".pt")
+
+
+def find_feature_files(
+    slides: pd.DataFrame, *, features_dir: str | Path | None = None, encoder_dir: Path | None = None
+) -> pd.DataFrame:
+    """Find the feature file of every slide.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        slide_id, case_id and, where features came with the cohort, features_path.
+    features_dir : str or Path, optional
+        Folder of `<slide_id>.h5` or `.pt` files that somebody else wrote; it wins over everything.
+    encoder_dir : Path, optional
+        Folder of chapter 02 for one encoder; read where neither of the others is given.
+
+    Returns
+    -------
+    DataFrame
+        slide_id, case_id, features_file (None where there is none), origin (features_dir, cohort, chapter 02).
+
+    Raises
+    ------
+    FeatureError
+        When a folder is missing, or no slide at all has features.
+    """
+    stored = slides["features_path"] if "features_path" in slides else pd.Series(None, index=slides.index, dtype=object)
+    folder = paths.resolve(features_dir) if features_dir is not None else encoder_dir
+    if features_dir is None and stored.notna().any():
+        files, origin = [None if pd.isna(name) else paths.resolve(name) for name in stored], "cohort"
+    elif folder is not None:
+        files = [_find_file(folder, slide_id) for slide_id in slides["slide_id"]]
+        origin = "chapter 02" if features_dir is None else "features_dir"
+    else:
+        msg = "FeatureError: the slides name no stored features, and neither features_dir nor chapter 02 is given."
+        raise FeatureError(msg)
+    if not any(file is not None for file in files):
+        msg = (
+            f"FeatureError: none of the {len(slides)} slides has a feature file in '{folder}', first looked for "
+            f"'{slides['slide_id'].iloc[0]}.h5'. Name the files by slide_id."
+        )
+        raise FeatureError(msg)
+    found = slides[["slide_id", "case_id"]].reset_index(drop=True)
+    return found.assign(features_file=pd.Series(files, dtype=object), origin=origin)
+
+
+def _find_file(folder: Path, slide_id: str) -> Path | None:
+    if not folder.is_dir():
+        near = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
+        msg = (
+            f"FeatureError: there is no feature folder '{folder.name}' in '{folder.parent}'; it holds "
+            f"{', '.join(near) or 'no folder'}. Name one of them, or extract these features in chapter 02."
+        )
+        raise FeatureError(msg)
+    return next(
+        (folder / f"{slide_id}{suffix}" for suffix in SUFFIXES if (folder / f"{slide_id}{suffix}").is_file()), None
+    )
+
+
+def select_tiles(
+    bag: FeatureBag,
+    *,
+    min_tissue_fraction: float = 0.5,
+    min_focus: float | None = None,
+    max_pen_fraction: float = 0.05,
+    max_thick_fraction: float = 0.5,
+    max_haze_fraction: float = 0.5,
+) -> np.ndarray:
+    """Say which tiles pass the filters.
+
+    Parameters
+    ----------
+    bag : FeatureBag
+        Without quality columns (features of others) every tile passes.
+    min_tissue_fraction : float
+        Share of the tile inside the tissue mask.
+    min_focus : float, optional
+        Variance of the Laplacian, grey levels squared; it depends on scanner and resolution, so it is off by default.
+    max_pen_fraction : float
+        Share of pixels in the colour of any marker ink.
+    max_thick_fraction, max_haze_fraction : float
+        Share of the tile that is folded, or without local contrast.
+
+    Returns
+    -------
+    ndarray, (n_tiles,), bool
+
+    Raises
+    ------
+    FeatureError
+        When the quality columns lack one that is filtered by.
+    """
+    if bag.qc is None:
+        return np.ones(len(bag.features), bool)
+    pen = [name for name in bag.qc.columns if name.startswith("pen_")]
+    needed = ["tissue_fraction", "thick_fraction", "haze_fraction", *(["focus_laplacian_var"] if min_focus else [])]
+    missing = [name for name in needed if name not in bag.qc.columns]
+    if missing:
+        msg = f"FeatureError: the tiles carry no {', '.join(missing)}; found {', '.join(bag.qc)}. Tile again."
+        raise FeatureError(msg)
+    passed = (
+        (bag.qc["tissue_fraction"] >= min_tissue_fraction)
+        & (bag.qc[pen].sum(axis=1) <= max_pen_fraction)
+        & (bag.qc["thick_fraction"] <= max_thick_fraction)
+        & (bag.qc["haze_fraction"] <= max_haze_fraction)
+    )
+    if min_focus is not None:
+        passed &= bag.qc["focus_laplacian_var"] >= min_focus
+    return passed.to_numpy(bool)
+
+
+def name_target(target: str, method: ScoreMethod, declared: ScoreMethod) -> str:
+    """Name a target: plain for the declared score method, with the method's name for the others.
+
+    Parameters
+    ----------
+    target : str
+    method, declared : str
+
+    Returns
+    -------
+    str
+        'prolif11' or 'prolif11_pam50'.
+    """
+    return target if method == declared else f"{target}_{method}"
+
+
+def make_measure(
+    expression: pd.DataFrame, *, targets: Sequence[str], score_method: ScoreMethod, others: Sequence[ScoreMethod] = ()
+) -> Measure:
+    """Return the function that measures all targets with constants of given training cases.
+
+    Parameters
+    ----------
+    expression : DataFrame, (n_cases, n_genes)
+        log2 values, index case_id.
+    targets : sequence of str
+        Signatures ('prolif11') or genes ('MKI67').
+    score_method : str
+        Declared method of the signatures; a single gene is its log2 value under mean_log2.
+    others : sequence of str
+        Further methods, for signatures only, as targets of their own.
+
+    Returns
+    -------
+    callable
+        Training case ids to a DataFrame, (n_cases, n_targets).
+    """
+    methods: list[ScoreMethod] = [score_method, *(method for method in others if method != score_method)]
+
+    def measure(training_cases: pd.Index) -> pd.DataFrame:
+        columns = {}
+        for target in targets:
+            if len(read_signature(target)) == 1:
+                columns[target] = score_signature(expression, genes=target, method="mean_log2")
+                continue
+            for method in methods:
+                score = score_signature(expression, genes=target, method=method, training_cases=training_cases)
+                columns[name_target(target, method, score_method)] = score
+        return pd.DataFrame(columns, index=expression.index)
+
+    return measure
