@@ -88,6 +88,18 @@ def test_death_without_recurrence_is_the_competing_cause() -> None:
     assert cause.tolist() == [1, 2, 0]
 
 
+def test_in_a_composite_endpoint_an_event_at_the_time_of_death_is_the_death() -> None:
+    time, cause = derive_causes(
+        [10.0, 25.0, 30.0],
+        [True, True, False],
+        death_time=[15.0, 25.0, 30.0],
+        death=[True, True, False],
+        composite=True,
+    )
+    assert time.tolist() == [10.0, 25.0, 30.0]
+    assert cause.tolist() == [1, 2, 0]
+
+
 def test_incidence_is_read_at_the_last_step() -> None:
     curve = estimate_cumulative_incidence(TIME, CAUSE)
     assert read_incidence(curve, at=[0.5, 1.0, 1.5])["incidence"].tolist() == pytest.approx([0, 1 / 8, 1 / 8])

@@ -10,7 +10,7 @@ from helpers.stats.kaplan_meier import fit_km
 
 
 def derive_causes(
-    time: ArrayLike, event: ArrayLike, *, death_time: ArrayLike, death: ArrayLike
+    time: ArrayLike, event: ArrayLike, *, death_time: ArrayLike, death: ArrayLike, composite: bool = False
 ) -> tuple[Floats, NDArray[np.intp]]:
     """Turn an endpoint and death into one time and one cause per case.
 
@@ -22,6 +22,8 @@ def derive_causes(
     death_time : array_like, (n_cases,)
         Time of death or last contact.
     death : array_like, (n_cases,); death of any cause
+    composite : bool
+        The endpoint counts death itself, such as "recurrence or death": an event at the time of death is that death.
 
     Returns
     -------
@@ -32,6 +34,8 @@ def derive_causes(
     """
     first, happened = check_outcomes(time, event)
     last, died = check_outcomes(death_time, death)
+    if composite:
+        happened = happened & ~(died & (first == last))
     competing = ~happened & died
     return np.where(competing, last, first), np.where(happened, 1, np.where(competing, 2, 0))
 

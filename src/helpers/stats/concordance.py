@@ -42,7 +42,7 @@ def compute_concordance(
     values = np.asarray(risk, dtype=np.float64)
     if values.shape != times.shape or not np.isfinite(values).all():
         missing = int((~np.isfinite(values)).sum())
-        msg = f"StatsError: {missing} of {values.size} risks are missing for {times.size} cases. Drop them by name first."
+        msg = f"StatsError: {missing} of {values.size} risks are missing for {times.size} cases. Drop them by name."
         raise StatsError(msg)
     agreed, pairs = _count_pairs(times, events, values)
     total = pairs.sum() / 2

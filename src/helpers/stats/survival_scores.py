@@ -1,0 +1,324 @@
+"""From predictions or expression to one score per case, and from results to the scoreboard's rows."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from helpers.cohort.genes import ScoreMethod, read_signature, score_signature, widen_expression
+from helpers.core.errors import PhantomError, SchemaError, StatsError
+from helpers.phantom.estimands import find_estimand, interpolate_image_estimand
+from helpers.stats.survival_plan import SCORE_COLUMNS
+
+REPRODUCED: Final = 0.005
+"""A baseline on the same files is reproduced when the hazard ratios differ by no more than this."""
+
+
+def collect_prediction_scores(
+    predictions: pd.DataFrame, *, targets: Sequence[str], arm: str | None = None
+) -> pd.DataFrame:
+    """Turn a table of predictions into one image score and one RNA score per case and target.
+
+    Out-of-fold predictions of repeated partitions are averaged per case; a development case that was only predicted
+    by a model that saw it is refused.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        case_id, target, y_pred; optional split ('development' without it), fold (−1 marks an ensemble), arm, y_true.
+    targets : sequence of str
+    arm : str, optional
+        Needed where the table holds several.
+
+    Returns
+    -------
+    DataFrame
+        Columns `SCORE_COLUMNS`; `measured` is 'image' (y_pred) and 'rna' (y_true, where stated).
+
+    Raises
+    ------
+    SchemaError
+        When a column, the arm or a target is missing.
+    StatsError
+        When a development case has a prediction of a model trained on it.
+    """
+    table = _pick_arm(_check_columns(predictions), arm)
+    absent = sorted(set(targets) - set(table["target"]))
+    if absent:
+        found = ", ".join(sorted(set(table["target"])))
+        msg = f"SchemaError: predictions hold no target {', '.join(absent)}; found {found}. Correct `targets`."
+        raise SchemaError(msg)
+    table = table[table["target"].isin(list(targets))]
+    _check_out_of_fold(table)
+    keys = ["case_id", "split", "target"]
+    means = table.groupby(keys, sort=False, observed=True)[["y_pred", "y_true"]].mean().reset_index()
+    long = means.melt(keys, ["y_pred", "y_true"], var_name="measured", value_name="score")
+    long["measured"] = long["measured"].map({"y_pred": "image", "y_true": "rna"})
+    return long.dropna(subset=["score"])[list(SCORE_COLUMNS)].reset_index(drop=True)
+
+
+def _check_columns(predictions: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in ("case_id", "target", "y_pred") if name not in predictions]
+    if missing:
+        msg = (
+            f"SchemaError: table 'predictions' lacks {', '.join(missing)}; found {', '.join(predictions.columns)}. "
+            "Expected one row per case and target: case_id, target, y_pred, and split, fold, arm, y_true where known."
+        )
+        raise SchemaError(msg)
+    defaults = {"split": "development", "fold": 0, "arm": "", "y_true": np.nan}
+    return predictions.assign(**{name: value for name, value in defaults.items() if name not in predictions})
+
+
+def _pick_arm(table: pd.DataFrame, arm: str | None) -> pd.DataFrame:
+    arms = sorted(table["arm"].unique())
+    if (arm is None and len(arms) > 1) or (arm is not None and arm not in arms):
+        msg = (
+            f"SchemaError: predictions hold the arms {', '.join(arms)}, asked for {arm!r}. Set `prediction_arm` to one."
+        )
+        raise SchemaError(msg)
+    return table if arm is None else table[table["arm"] == arm]
+
+
+def _check_out_of_fold(table: pd.DataFrame) -> None:
+    seen = table[(table["split"] == "development") & (table["fold"] < 0)]
+    if len(seen):
+        msg = (
+            f"StatsError: {seen['case_id'].nunique()} development cases, first '{seen['case_id'].iloc[0]}', carry "
+            "predictions of a model that was trained on them (fold −1). A hazard ratio from these would be flattered; "
+            "give their out-of-fold predictions."
+        )
+        raise StatsError(msg)
+
+
+def score_expression(
+    expression: pd.DataFrame, *, splits: pd.Series, targets: Sequence[str], method: ScoreMethod = "mean_log2"
+) -> pd.DataFrame:
+    """Score signatures or single genes from the expression table, for a cohort without slides.
+
+    Parameters
+    ----------
+    expression : DataFrame
+        Of `read_expression`: case_id, gene, value, unit.
+    splits : Series of str, index case_id
+        development, internal_test or external; constants are fitted on development.
+    targets : sequence of str
+        Names of signatures, such as 'prolif11' and 'MKI67'.
+    method : {'mean_log2', 'mean_zscore', 'pam50'}
+        A single gene is its log2 value, whatever the method.
+
+    Returns
+    -------
+    DataFrame
+        Columns `SCORE_COLUMNS`; `measured` is 'rna'.
+    """
+    wide = widen_expression(expression)
+    wide = wide.loc[[case_id for case_id in wide.index if case_id in splits.index]]
+    training = [case_id for case_id in wide.index if splits[case_id] == "development"]
+    parts = []
+    for target in targets:
+        how: ScoreMethod = method if len(read_signature(target)) > 1 else "mean_log2"
+        score = score_signature(wide, genes=target, method=how, training_cases=training)
+        parts.append(pd.DataFrame({"case_id": wide.index, "target": target, "score": score.to_numpy()}))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(split=table["case_id"].map(splits), measured="rna")[list(SCORE_COLUMNS)]
+
+
+def read_case_splits(splits: pd.DataFrame) -> pd.Series:
+    """Say of every case whether the study develops on it or sets it aside.
+
+    Parameters
+    ----------
+    splits : DataFrame
+        splits.csv: repeat, fold, case_id, role.
+
+    Returns
+    -------
+    Series of str, index case_id
+        internal_test or external where that is the case's role, development otherwise.
+    """
+    frozen = splits[splits["role"].isin(["internal_test", "external"])].drop_duplicates("case_id")
+    roles = pd.Series("development", index=pd.Index(splits["case_id"].unique(), name="case_id"))
+    roles.loc[frozen["case_id"]] = frozen["role"].to_numpy()
+    return roles
+
+
+def tabulate_distribution(scores: pd.DataFrame, *, bins: int = 30) -> pd.DataFrame:
+    """Count scores in equal bins, for a histogram.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        With `score` and `split`; one target, one way of measuring.
+    bins : int
+
+    Returns
+    -------
+    DataFrame
+        split, left, right, count; the bins are common to all splits.
+    """
+    edges = np.histogram_bin_edges(scores["score"], bins=bins)
+    parts = []
+    for split, rows in scores.groupby("split", sort=True, observed=True):
+        counts = np.histogram(rows["score"], bins=edges)[0]
+        parts.append(pd.DataFrame({"split": split, "left": edges[:-1], "right": edges[1:], "count": counts}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def correlate_measurements(scores: pd.DataFrame, *, target: str, case_ids: Sequence[str]) -> float:
+    """Return Spearman's correlation of the image score with the RNA-measured one.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Columns `SCORE_COLUMNS`.
+    target : str
+    case_ids : sequence of str
+
+    Returns
+    -------
+    float
+        NaN where fewer than 3 cases have both.
+    """
+    from scipy.stats import spearmanr
+
+    mine = scores[(scores["target"] == target) & scores["case_id"].isin(list(case_ids))]
+    wide = mine.pivot_table(index="case_id", columns="measured", values="score").dropna()
+    return float(spearmanr(wide["image"], wide["rna"]).statistic) if len(wide) > 2 and wide.shape[1] == 2 else np.nan
+
+
+def build_score_rows(
+    results: pd.DataFrame,
+    *,
+    published: pd.DataFrame,
+    estimands: dict[str, Any] | None = None,
+    correlations: dict[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Turn declared hazard ratios into scoreboard rows, each beside the number it must answer to.
+
+    A planted cohort answers to the Monte-Carlo truth of the same estimand; any other to the baseline on the same
+    files, or to the published number of another cohort. Without any of these the row stands alone.
+
+    Parameters
+    ----------
+    results : DataFrame
+        From `estimate_analyses`, in the order of the plan: the first analysis of a target, way of measuring,
+        population and endpoint has the plain id, a further one names what differs.
+    published : DataFrame
+        From `read_published(profile=…, chapter='04')`.
+    estimands : dict, optional
+        Content of `truth/estimands.json`.
+    correlations : dict of str to float, optional
+        Spearman's correlation of image and RNA score by target, at which the image's truth is read off.
+
+    Returns
+    -------
+    list of dict
+        Arguments of `run.score`.
+    """
+    rows: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for result in results[results["hazard_ratio"].notna()].to_dict("records"):
+        row = {name: result[name] for name in ("ci_low", "ci_high", "n", "n_events")}
+        row |= {"id": _name_row(result, taken), "quantity": _describe_quantity(result), "value": result["hazard_ratio"]}
+        taken.add(row["id"])
+        if estimands is not None:
+            row |= _compare_with_truth(result, estimands, correlations or {})
+        else:
+            row |= _compare_with_published(row, result, published)
+        rows.append(row)
+    return rows
+
+
+def _name_row(result: dict[str, Any], taken: set[str]) -> str:
+    population = "" if result["population"] == "all" else f"_{result['population']}"
+    arm, end = f"{result['target']}_{result['measured']}{population}", result["endpoint"]
+    plain = f"04/hazard_ratio/{arm}/{end}"
+    if plain not in taken:
+        return plain
+    until = "" if pd.isna(result["horizon_months"]) else f"_{result['horizon_months']:g}m"
+    adjusted = "" if result["adjustment"] == "none" else f"_{result['adjustment']}"
+    return f"04/hazard_ratio/{arm}_{result['scale']}{adjusted}{until}/{end}"
+
+
+def _describe_quantity(result: dict[str, Any]) -> str:
+    words = {"per_sd": "per SD", "per_unit": "per unit", "high_vs_low": "high vs low"}[result["scale"]]
+    until = "" if pd.isna(result["horizon_months"]) else f", {result['horizon_months']:g} months"
+    adjusted = "" if result["adjustment"] == "none" else ", adjusted"
+    return f"hazard ratio, {words}{adjusted}{until}"
+
+
+def _compare_with_truth(
+    result: dict[str, Any], estimands: dict[str, Any], correlations: dict[str, float]
+) -> dict[str, Any]:
+    asked = {name: result[name] for name in ("endpoint", "scale", "adjustment")}
+    asked["horizon_months"] = None if pd.isna(result["horizon_months"]) else result["horizon_months"]
+    try:
+        if result["population"] != "all":
+            msg = f"PhantomError: no truth was tabulated within {result['population']}"
+            raise PhantomError(msg)
+        if result["measured"] == "image":
+            rho = correlations.get(result["target"], np.nan)
+            truth = interpolate_image_estimand(estimands, spearman=rho, measured=result["target"], **asked)
+            source = f"truth/estimands.json, attenuated to the observed Spearman {rho:.3f} of image and RNA"
+            bounds = {}
+        else:
+            truth = find_estimand(estimands, score=result["target"], **asked)
+            source, half = "truth/estimands.json", 1.96 * truth["mc_se"]
+            bounds = {"reference_low": np.exp(truth["log_hr"] - half), "reference_high": np.exp(truth["log_hr"] + half)}
+    except PhantomError as error:
+        return {"kind": "planted", "source": str(error)}
+    holds = bool(result["ci_low"] <= truth["hr"] <= result["ci_high"])
+    return {"kind": "planted", "reference": truth["hr"], "source": source, "holds": holds} | bounds
+
+
+def _compare_with_published(row: dict[str, Any], result: dict[str, Any], published: pd.DataFrame) -> dict[str, Any]:
+    horizon = published["horizon_months"].astype(float)
+    same_horizon = horizon.eq(result["horizon_months"]) | (horizon.isna() & pd.isna(result["horizon_months"]))
+    fits = (published["scoreboard"] == row["id"]) & (published["scale"] == result["scale"]) & same_horizon
+    if not fits.any() or result["adjustment"] != "none":
+        return {"kind": "control", "source": "no number to stand beside"}
+    number = published[fits].iloc[0]
+    reference = {"reference": number["value"], "reference_low": number["ci_low"], "reference_high": number["ci_high"]}
+    source = f"{number['cite']}; {number['cohort']}, n {number['n']:g}"
+    verdict = None
+    if number["kind"] == "baseline" and result["measured"] == "rna":
+        verdict = bool(abs(row["value"] - number["value"]) <= REPRODUCED)
+    return reference | {"kind": number["kind"], "source": source, "holds": verdict}
+
+
+def build_published_rows(results: pd.DataFrame, published: pd.DataFrame) -> list[dict[str, Any]]:
+    """Stand the image's high-vs-low ratios beside those of the paper, whatever the profile's own scale is.
+
+    Parameters
+    ----------
+    results : DataFrame
+        From `estimate_analyses`: high vs low, unadjusted, all cases, image scores; one row per target.
+    published : DataFrame
+        From `read_published(chapter='04')`.
+
+    Returns
+    -------
+    list of dict
+        Arguments of `run.score`, ids `04/hazard_ratio_high_vs_low/<target>_image/<endpoint>`. Nothing has to hold:
+        it is another cohort.
+    """
+    rows = []
+    for result in results[results["hazard_ratio"].notna()].to_dict("records"):
+        theirs = published[
+            (published["kind"] == "published")
+            & (published["scale"] == "high_vs_low")
+            & (published["scoreboard"].str.startswith(f"04/hazard_ratio/{result['target']}_image/"))
+        ]
+        if theirs.empty:
+            continue
+        number = theirs.iloc[0]
+        row = {name: result[name] for name in ("ci_low", "ci_high", "n", "n_events")}
+        row |= {"reference": number["value"], "reference_low": number["ci_low"], "reference_high": number["ci_high"]}
+        row |= {
+            "id": f"04/hazard_ratio_high_vs_low/{result['target']}_image/{result['endpoint']}",
+            "quantity": _describe_quantity(result), "value": result["hazard_ratio"], "kind": "published",
+            "source": f"{number['cite']}; {number['cohort']}, n {number['n']:g}", "holds": None,
+        }  # fmt: skip
+        rows.append(row)
+    return rows

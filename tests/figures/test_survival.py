@@ -1,0 +1,166 @@
+"""Survival figures: what must be on the paper is on the paper, and it is the tables' own numbers."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.figures import survival as figures
+from helpers.figures.style import PALETTES, new_axes
+from helpers.stats import survival
+from helpers.stats.competing import estimate_cumulative_incidence
+from helpers.stats.survival_scores import tabulate_distribution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@pytest.fixture
+def cohort() -> pd.DataFrame:
+    rng = np.random.default_rng(2)
+    score = rng.normal(size=160)
+    time = rng.exponential(90 * np.exp(-0.7 * score))
+    censoring = rng.uniform(12, 140, 160)
+    table = pd.DataFrame({"time": np.minimum(time, censoring).round(1), "event": time <= censoring, "score": score})
+    return table.assign(group=np.where(score > 0, "high", "low"))
+
+
+@pytest.fixture
+def km(cohort: pd.DataFrame) -> "Axes":
+    time, event, group = cohort["time"], cohort["event"], cohort["group"]
+    return figures.plot_km(
+        survival.fit_km(time, event, group=group),
+        survival.count_at_risk(time, event, at=[0, 24, 48, 72, 96, 120], group=group),
+        ax=new_axes(),
+        test=survival.compare_logrank(time, event, group),
+        ratio={"hazard_ratio": 2.0, "ci_low": 1.25, "ci_high": 3.2},
+        cutoff_origin="median of 160 training cases",
+        endpoint="Recurrence or death",
+        title="a  11-gene score",
+    )
+
+
+def texts(ax: "Axes", gid: str) -> list[str]:
+    return [text.get_text() for text in ax.texts if text.get_gid() == gid]
+
+
+def test_km_draws_one_step_curve_and_one_band_per_group_in_the_risk_colours(km: "Axes") -> None:
+    curves = [line for line in km.lines if line.get_drawstyle() == "steps-post"]
+    assert [line.get_color() for line in curves] == [PALETTES["risk"]["high"], PALETTES["risk"]["low"]]
+    assert len(km.collections) == 2, "a band per group"
+    assert all(line.get_ydata()[0] == 1.0 for line in curves)
+
+
+def test_km_marks_every_time_at_which_a_case_is_censored(km: "Axes", cohort: pd.DataFrame) -> None:
+    ticks = [line for line in km.lines if line.get_gid() == "censored"]
+    drawn = sum(len(line.get_xdata()) for line in ticks)
+    assert drawn == sum(rows.loc[~rows["event"], "time"].nunique() for _, rows in cohort.groupby("group"))
+
+
+def test_the_numbers_at_risk_below_the_axes_are_those_just_before_each_tick(km: "Axes", cohort: pd.DataFrame) -> None:
+    expected = [
+        str(int(((cohort["group"] == group) & (cohort["time"] >= tick)).sum()))
+        for group in ("high", "low")
+        for tick in (0, 24, 48, 72, 96, 120)
+    ]
+    assert texts(km, "at_risk") == expected
+    assert texts(km, "at_risk_heading") == ["Number at risk just before"]
+
+
+def test_the_numbers_at_risk_stand_under_their_ticks(km: "Axes") -> None:
+    places = [text.xy[0] for text in km.texts if text.get_gid() == "at_risk"]
+    assert places == pytest.approx([0, 2, 4, 6, 8, 10] * 2)
+    assert km.get_xticks() == pytest.approx([0, 2, 4, 6, 8, 10]), "months became years"
+
+
+def test_km_states_n_events_p_ratio_and_where_the_cutoff_came_from(km: "Axes", cohort: pd.DataFrame) -> None:
+    facts = texts(km, "facts")[0]
+    assert "HR high vs low 2.00 (1.25–3.20), log-rank p" in facts
+    assert "cut-off: median of 160 training cases" in facts
+    legend = [text.get_text() for text in km.get_legend().get_texts()]
+    counts = cohort.groupby("group")["event"].agg(["size", "sum"])
+    assert legend == [f"{g}: {counts.loc[g, 'size']} cases, {counts.loc[g, 'sum']} events" for g in ("high", "low")]
+
+
+def test_the_table_below_does_not_touch_the_axis_label(km: "Axes") -> None:
+    km.figure.canvas.draw()
+    heading = next(text for text in km.texts if text.get_gid() == "at_risk_heading")
+    label = km.xaxis.label
+    assert heading.get_window_extent().y1 <= label.get_window_extent().y0
+
+
+FOREST = pd.DataFrame(
+    [
+        {"label": "Univariable", "heading": True},
+        {"label": "Score, per SD", "heading": False, "hazard_ratio": 1.5, "ci_low": 1.2, "ci_high": 1.9, "n": 200,
+         "n_events": 60, "p": 0.0004},
+        {"label": "Grade", "heading": False, "hazard_ratio": 3.0, "ci_low": 0.5, "ci_high": 40.0, "n": 200,
+         "n_events": 60, "p": 0.2},
+        {"label": "ER", "heading": False, "n": 200, "n_events": 0},
+    ]
+)  # fmt: skip
+
+
+def test_the_forest_has_a_log_axis_and_a_line_at_one() -> None:
+    ax = figures.plot_forest(FOREST, ax=new_axes())
+    assert ax.get_xscale() == "log"
+    line = next(line for line in ax.lines if line.get_gid() == "no_effect")
+    assert set(line.get_xdata()) == {1.0}
+
+
+def test_the_forest_prints_n_events_and_the_interval_of_every_row() -> None:
+    ax = figures.plot_forest(FOREST, ax=new_axes())
+    assert texts(ax, "label") == ["Univariable", "Score, per SD", "Grade", "ER"]
+    cells = texts(ax, "cell")
+    assert cells[:4] == ["n", "events", "HR (95 % CI)", "p"]
+    assert cells[4:8] == ["200", "60", "1.50 (1.20–1.90)", "< 0.001"]
+    assert cells[12:] == ["200", "0", "not estimable", ""]
+
+
+def test_an_interval_that_leaves_the_axis_ends_in_an_arrow() -> None:
+    ax = figures.plot_forest(FOREST, ax=new_axes())
+    assert ax.get_xlim()[1] == 10.0
+    arrows = [line for line in ax.lines if line.get_gid() == "arrow"]
+    assert [(line.get_marker(), line.get_ydata()[0]) for line in arrows] == [(">", 2.0)]
+
+
+def test_ratio_over_time_shows_drift_average_periods_and_the_test(cohort: pd.DataFrame) -> None:
+    time, event, x = cohort["time"], cohort["event"], cohort[["score"]]
+    residuals, smooth = survival.compute_schoenfeld(time, event, x)
+    periods = survival.estimate_ratio_by_period(time, event, cohort["score"], edges=[0, 24, 60, 140])
+    test = survival.check_proportional_hazards(time, event, x)
+    ax = figures.plot_ratio_over_time(smooth, periods, ax=new_axes(), test=test)
+    figures.plot_ph_residuals(residuals, ax=ax)
+    assert ax.get_yscale() == "log"
+    assert sum(line.get_gid() == "period" for line in ax.lines) == 3
+    assert texts(ax, "events") == [f"{n:.0f}" for n in periods["n_events"]]
+    assert texts(ax, "facts")[0].startswith("proportional hazards: χ² = ")
+    dots = next(line for line in ax.lines if line.get_gid() == "residuals")
+    assert len(dots.get_xdata()) == event.sum()
+
+
+def test_the_distribution_shows_the_cutoff_and_its_origin(cohort: pd.DataFrame) -> None:
+    histogram = tabulate_distribution(cohort.assign(split="external"))
+    assert histogram["count"].sum() == len(cohort)
+    ax = figures.plot_score_distribution(
+        histogram, ax=new_axes(), cutoff=0.25, cutoff_origin="median of 80 development cases", xlabel="score"
+    )
+    line = next(line for line in ax.lines if line.get_gid() == "cutoff")
+    assert set(line.get_xdata()) == {0.25}
+    assert texts(ax, "facts") == ["cut-off 0.25: median of 80 development cases"]
+
+
+def test_incidence_draws_both_estimates_and_writes_their_last_values(cohort: pd.DataFrame) -> None:
+    cause = np.where(cohort["event"], np.where(cohort["score"] > -0.5, 1, 2), 0)
+    curve = estimate_cumulative_incidence(cohort["time"], cause)
+    ax = figures.plot_incidence(curve, ax=new_axes(), endpoint="Recurrence", max_months=100)
+    last = curve[curve["time"] <= 100].iloc[-1]
+    written = {text.get_text() for text in ax.texts}
+    assert written == {f"{last['incidence']:.3f}", f"{last['one_minus_km']:.3f}"}
+
+
+def test_p_values_read_as_in_a_journal() -> None:
+    assert [figures.format_p(p) for p in (0.0002, 0.0314, 0.314, float("nan"))] == [
+        "p < 0.001", "p = 0.031", "p = 0.31", "p not available"
+    ]  # fmt: skip
