@@ -26,7 +26,7 @@ from helpers.phantom.estimands import (
 from helpers.phantom.truth import plan_cohort
 
 SMALL = 50_000
-PINNED = "c8d17d45efbe5f8e07bdf68ea1607469092d5ee5f4697670ceb25985e5c5f6c3"
+PINNED = "05ea8db22d2a9629e449a6da9bf3e643d86977c7f673564f3f73ff1a2d958fcb"
 
 
 @pytest.fixture(scope="module")

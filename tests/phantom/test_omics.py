@@ -72,7 +72,7 @@ def test_null_genes_and_null_features_know_neither_latent_nor_site(drawn: dict) 
     )
     z = nulls.corrwith(pd.Series(drawn["cases"]["latent"])) * np.sqrt(N)
     assert kstest(z, "norm").pvalue > 0.001, "null features lean towards the latent"
-    by_site = [nulls[drawn["cases"]["site"] == site] for site in "ABCD"]
+    by_site = [nulls[drawn["cases"]["site"] == site] for site in "ABCDEF"]
     p = [f_oneway(*(rows[name] for rows in by_site)).pvalue for name in nulls]
     assert kstest(p, "uniform").pvalue > 0.001, "null features lean towards sites"
 

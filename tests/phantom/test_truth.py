@@ -11,8 +11,8 @@ from helpers.phantom.population import compute_stage, deal_sites, draw_cases, op
 from helpers.phantom.truth import PhantomTruth, compute_truth_hash, normalise_vector, plan_cohort
 
 PINNED = {
-    20261: "eb6246ef594fa40c7a6196ca3cfc1f49aab5953ffdbc40416da2ad629b5f9b13",
-    1: "54fcbc2f5ce18f8f5e149ae9ba4d764648d21b580f25930e6c930e4f9496c14c",
+    20261: "f03ea20c4da95dd9d98dc9f5ebc7a46428cad1b5dbf6f9b1fdae2a3fa6c6c87f",
+    1: "050ac2e776a840b82118dfeba11a9010e20aea46c8dbdfc42b4bd43cd08e43c0",
 }
 
 
@@ -56,27 +56,30 @@ def test_latent_has_mean_zero_and_sd_one(many: PhantomTruth) -> None:
 
 def test_sites_shift_the_case_mix_as_planted_and_cancel_out(many: PhantomTruth) -> None:
     development = many.cases_truth[many.cases_truth["split"] == "development"]
-    assert development["site_latent_shift"].mean() == pytest.approx(0.0, abs=1e-9)
+    assert development["site_latent_shift"].mean() == pytest.approx(0.0, abs=1e-4)
     found = development.groupby("site")["latent"].mean()
     planted = many.sites.set_index("site")["latent_shift"].loc[found.index]
-    np.testing.assert_allclose(found, planted, atol=4 / np.sqrt(4_000))
+    np.testing.assert_allclose(found, planted, atol=4 / np.sqrt(len(development) / 6))
 
 
 def test_external_cases_come_from_a_site_that_development_never_saw(truth: PhantomTruth) -> None:
     sites = truth.cases_truth.groupby("split")["site"].unique()
     assert set(sites["external"]) == {"X"}
-    assert set(sites["development"]) == {"A", "B", "C", "D"}
+    assert set(sites["development"]) == set("ABCDEF")
     scanners = truth.sites.set_index("site")["scanner"]
     assert scanners["X"] not in set(scanners.drop("X"))
 
 
-def test_shares_of_the_sites_are_those_of_the_deal() -> None:
-    counts = np.bincount(deal_sites(20))
-    assert [site.share for site in effects.SITES[:4]] == pytest.approx((counts / 20).tolist())
+def test_sites_have_equal_shares() -> None:
+    assert np.bincount(deal_sites(60)).tolist() == [10] * 6
+
+
+def test_every_scanner_belongs_to_one_centre_and_has_one_resolution(truth: PhantomTruth) -> None:
+    assert (truth.sites.groupby("scanner")[["centre", "mpp"]].nunique() == 1).all(axis=None)
 
 
 def test_a_dozen_cases_already_cover_every_site() -> None:
-    assert set(deal_sites(12)) == {0, 1, 2, 3}
+    assert set(deal_sites(12)) == set(range(6))
 
 
 def test_subtypes_are_as_frequent_as_planted_and_order_proliferation(many: PhantomTruth) -> None:
