@@ -79,6 +79,8 @@ class SlidePlan:
         Multiplier of the eosin density of stromal fibres (1 = typical).
     stroma_cellularity : float
         Fibroblast nuclei per mm2 of stroma.
+    sprite_family : int
+        Set of drawn nuclei; families share none (an encoder is trained on another one than the book's slides).
     artefacts : tuple of str
         Subset of :data:`ARTEFACTS`, without repetition.
 
@@ -92,8 +94,8 @@ class SlidePlan:
     seed: int
     slide_um: float = 1500.0
     mpp: float = 0.5
-    stain_h: Vector = (0.650, 0.704, 0.286)
-    stain_e: Vector = (0.167, 0.932, 0.322)
+    stain_h: Vector = (0.651, 0.701, 0.290)
+    stain_e: Vector = (0.216, 0.801, 0.558)
     strength_h: float = 1.0
     strength_e: float = 1.0
     background: Vector = (243.0, 243.0, 243.0)
@@ -118,6 +120,7 @@ class SlidePlan:
     fat_fraction: float = 0.08
     collagen: float = 1.0
     stroma_cellularity: float = 500.0
+    sprite_family: int = 0
     artefacts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -185,6 +188,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "fat_fraction": (0.0, 1.0),
     "collagen": (0.2, 3.0),
     "stroma_cellularity": (0.0, 5_000.0),
+    "sprite_family": (0, 2**31 - 1),
 }
 """Inclusive range of every number in a plan, in the field's own unit."""
 
