@@ -1,0 +1,202 @@
+"""From predictions to scores, and from hazard ratios to the scoreboard."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.cohort.published import read_published
+from helpers.core.errors import SchemaError, StatsError
+from helpers.stats.survival_plan import RESULT_COLUMNS
+from helpers.stats.survival_scores import (
+    build_published_rows,
+    build_score_rows,
+    collect_prediction_scores,
+    correlate_measurements,
+    read_case_splits,
+    score_expression,
+    tabulate_distribution,
+)
+
+PREDICTIONS = pd.DataFrame(
+    {
+        "case_id": ["007", "007", "008", "008", "900"],
+        "split": ["development"] * 4 + ["external"],
+        "repeat": [0, 1, 0, 1, 0],
+        "fold": [0, 1, 1, 0, -1],
+        "target": "prolif11",
+        "arm": "ridge",
+        "y_true": [1.0, 1.0, 2.0, 2.0, np.nan],
+        "y_pred": [1.2, 1.4, 1.8, 2.0, 3.0],
+    }
+)
+
+
+def test_out_of_fold_predictions_are_averaged_over_repeats_and_the_ensemble_stays() -> None:
+    scores = collect_prediction_scores(PREDICTIONS, targets=["prolif11"])
+    image = scores[scores["measured"] == "image"].set_index("case_id")
+    assert image["score"].to_dict() == pytest.approx({"007": 1.3, "008": 1.9, "900": 3.0})
+    assert image["split"].to_dict() == {"007": "development", "008": "development", "900": "external"}
+
+
+def test_the_measured_score_stands_beside_it_where_it_was_measured() -> None:
+    scores = collect_prediction_scores(PREDICTIONS, targets=["prolif11"])
+    rna = scores[scores["measured"] == "rna"].set_index("case_id")["score"]
+    assert rna.to_dict() == {"007": 1.0, "008": 2.0}
+
+
+def test_a_table_from_elsewhere_needs_three_columns_only() -> None:
+    bare = PREDICTIONS.drop_duplicates("case_id")[["case_id", "target", "y_pred"]]
+    scores = collect_prediction_scores(bare, targets=["prolif11"])
+    assert scores["measured"].unique().tolist() == ["image"]
+    assert scores["split"].unique().tolist() == ["development"]
+
+
+def test_a_prediction_of_a_model_that_saw_the_case_is_refused() -> None:
+    leaked = PREDICTIONS.assign(fold=[0, -1, 1, 0, -1])
+    with pytest.raises(
+        StatsError, match="1 development cases, first '007', carry predictions of a model that was trained"
+    ):
+        collect_prediction_scores(leaked, targets=["prolif11"])
+
+
+def test_several_arms_need_a_choice() -> None:
+    both = pd.concat([PREDICTIONS, PREDICTIONS.assign(arm="mean_colour")])
+    with pytest.raises(SchemaError, match="hold the arms mean_colour, ridge, asked for None"):
+        collect_prediction_scores(both, targets=["prolif11"])
+    assert len(collect_prediction_scores(both, targets=["prolif11"], arm="ridge")) == 5
+
+
+def test_missing_columns_and_targets_are_named() -> None:
+    with pytest.raises(SchemaError, match="'predictions' lacks y_pred; found case_id"):
+        collect_prediction_scores(PREDICTIONS.drop(columns="y_pred"), targets=["prolif11"])
+    with pytest.raises(SchemaError, match="hold no target ESR1; found prolif11"):
+        collect_prediction_scores(PREDICTIONS, targets=["ESR1"])
+
+
+def test_expression_alone_gives_the_rna_score_and_its_split() -> None:
+    expression = pd.DataFrame({"case_id": ["a", "b", "c"], "gene": "MKI67", "value": [5.0, 6.0, 7.0], "unit": "log2"})
+    splits = pd.Series(["development", "development", "external"], index=["a", "b", "c"])
+    scores = score_expression(expression, splits=splits, targets=["MKI67"])
+    assert scores["score"].tolist() == [5.0, 6.0, 7.0]
+    assert scores["split"].tolist() == ["development", "development", "external"]
+    assert set(scores["measured"]) == {"rna"}
+
+
+def test_frozen_roles_are_read_from_the_splits() -> None:
+    splits = pd.DataFrame(
+        {"repeat": 0, "fold": [0, 1, 0, 1, -1, -1], "case_id": ["a", "a", "b", "b", "c", "d"],
+         "role": ["train", "test", "test", "val", "internal_test", "external"]}
+    )  # fmt: skip
+    assert read_case_splits(splits).to_dict() == {
+        "a": "development", "b": "development", "c": "internal_test", "d": "external"
+    }  # fmt: skip
+
+
+def test_the_histogram_counts_every_case_once() -> None:
+    rng = np.random.default_rng(1)
+    scores = pd.DataFrame({"score": rng.normal(size=50), "split": ["development"] * 30 + ["external"] * 20})
+    table = tabulate_distribution(scores, bins=9)
+    assert table.groupby("split")["count"].sum().to_dict() == {"development": 30, "external": 20}
+
+
+def test_the_correlation_uses_cases_that_have_both() -> None:
+    table = pd.DataFrame(
+        {"case_id": list("abcd") * 2, "split": "development", "target": "MKI67", "measured": ["image"] * 4 + ["rna"] * 4,
+         "score": [1.0, 2, 3, 4, 1, 2, 4, 3]}
+    )  # fmt: skip
+    assert correlate_measurements(table, target="MKI67", case_ids=list("abcd")) == pytest.approx(0.8)
+    assert np.isnan(correlate_measurements(table, target="MKI67", case_ids=["a"]))
+
+
+# --- scoreboard rows -------------------------------------------------------------------------------------------------
+
+
+def results(**fields: object) -> pd.DataFrame:
+    row = {
+        "role": "primary", "target": "MKI67", "measured": "rna", "endpoint": "rfs", "population": "all",
+        "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0, "hazard_ratio": 1.546, "ci_low": 1.35,
+        "ci_high": 1.77, "n": 1903, "n_events": 859,
+    }  # fmt: skip
+    return pd.DataFrame([row | fields]).reindex(columns=RESULT_COLUMNS)
+
+
+def test_a_baseline_on_the_same_files_holds_when_it_is_reproduced() -> None:
+    published = read_published(profile="metabric", chapter="04")
+    near, far = (
+        build_score_rows(results(hazard_ratio=hr), published=published)[0] for hr in (1.546, 1.56)
+    )  # fmt: skip
+    assert (near["id"], near["kind"], near["reference"]) == ("04/hazard_ratio/MKI67_rna/rfs", "baseline", 1.544)
+    assert (near["holds"], far["holds"]) == (True, False)
+
+
+def test_another_scale_or_horizon_is_not_compared() -> None:
+    published = read_published(profile="metabric", chapter="04")
+    row = build_score_rows(results(scale="per_sd"), published=published)[0]
+    assert (row["kind"], row.get("reference")) == ("control", None)
+    row = build_score_rows(results(horizon_months=np.nan), published=published)[0]
+    assert row.get("reference") is None
+
+
+def test_a_second_analysis_of_the_same_endpoint_gets_an_id_that_says_what_differs() -> None:
+    table = pd.concat([results(), results(scale="per_sd", adjustment="clinical"), results(population="erpos_her2neg")])
+    ids = [row["id"] for row in build_score_rows(table, published=read_published(chapter="04"))]
+    assert ids == [
+        "04/hazard_ratio/MKI67_rna/rfs",
+        "04/hazard_ratio/MKI67_rna_per_sd_clinical_120m/rfs",
+        "04/hazard_ratio/MKI67_rna_erpos_her2neg/rfs",
+    ]
+
+
+ESTIMANDS = {
+    "rows": [
+        {"score": "MKI67", "endpoint": "rfs", "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0,
+         "log_hr": 0.5, "hr": float(np.exp(0.5)), "mc_se": 0.01}
+    ],
+    "image_rows": [
+        {"rho_latent": rho, "endpoint": "rfs", "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0,
+         "log_hr": rho, "hr": float(np.exp(rho)), "mc_se": 0.01}
+        for rho in (0.2, 0.9)
+    ],
+    "image_correlations": [
+        {"rho_latent": 0.2, "spearman_MKI67": 0.1, "spearman_prolif11": 0.1},
+        {"rho_latent": 0.9, "spearman_MKI67": 0.8, "spearman_prolif11": 0.8},
+    ],
+}  # fmt: skip
+
+
+def test_a_planted_ratio_answers_to_the_same_estimand() -> None:
+    row = build_score_rows(results(), published=read_published(chapter="04"), estimands=ESTIMANDS)[0]
+    assert row["kind"] == "planted"
+    assert row["reference"] == pytest.approx(np.exp(0.5))
+    assert row["reference_low"] < row["reference"] < row["reference_high"]
+    assert row["holds"] is True
+    outside = build_score_rows(results(ci_low=1.7), published=read_published(chapter="04"), estimands=ESTIMANDS)[0]
+    assert outside["holds"] is False
+
+
+def test_the_image_answers_to_the_attenuated_truth_at_its_correlation() -> None:
+    row = build_score_rows(
+        results(measured="image"), published=read_published(chapter="04"), estimands=ESTIMANDS,
+        correlations={"MKI67": 0.45},
+    )[0]  # fmt: skip
+    assert row["reference"] == pytest.approx(np.exp(0.55))
+    assert "observed Spearman 0.450" in row["source"]
+
+
+def test_without_a_tabulated_truth_a_planted_row_says_so() -> None:
+    for fields in ({"population": "erpos_her2neg"}, {"endpoint": "os"}, {"measured": "image"}):
+        row = build_score_rows(results(**fields), published=read_published(chapter="04"), estimands=ESTIMANDS)[0]
+        assert row.get("reference") is None
+        assert row["source"].startswith("PhantomError")
+
+
+def test_the_papers_ratio_stands_beside_the_image_in_every_profile() -> None:
+    table = pd.concat([results(measured="image"), results(measured="image", target="ESR1")])
+    rows = build_published_rows(table, read_published(chapter="04"))
+    assert [(r["id"], r["reference"], r["reference_low"], r["holds"]) for r in rows] == [
+        ("04/hazard_ratio_high_vs_low/MKI67_image/rfs", 1.84, 1.17, None)
+    ]
+
+
+def test_a_ratio_that_could_not_be_estimated_is_no_row() -> None:
+    assert build_score_rows(results(hazard_ratio=np.nan), published=read_published(chapter="04")) == []
