@@ -40,8 +40,15 @@ def test_the_file_holds_the_same_rows_with_null_for_what_is_not_known(tmp_path):
     run_chapter(Three(), tmp_path, [{"id": "03/spearman/x/oof", "n": 12}])
     rows = paths.read_json(write_scoreboard(tmp_path))
     assert rows[0]["n"] == 12
+    assert isinstance(rows[0]["n"], int)
+    assert rows[0]["n_events"] is None
     assert rows[0]["ci_low"] is None
     assert rows[0]["holds"] is None
+
+
+def test_what_no_row_states_is_a_missing_number_and_never_none(tmp_path):
+    run_chapter(Three(), tmp_path, [{"id": "03/spearman/x/oof"}])
+    assert collect_scores(tmp_path)[["ci_low", "reference", "n"]].dtypes.tolist() == [float, float, float]
 
 
 def test_a_chapter_that_did_not_finish_is_absent(tmp_path):

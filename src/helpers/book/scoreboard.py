@@ -14,6 +14,7 @@ COLUMNS = (
     "id", "chapter", "quantity", "value", "ci_low", "ci_high", "n", "n_events", "reference", "reference_low",
     "reference_high", "source", "kind", "holds",
 )  # fmt: skip
+NUMBERS = ("value", "ci_low", "ci_high", "n", "n_events", "reference", "reference_low", "reference_high")
 
 
 def collect_scores(profile_dir: str | Path) -> pd.DataFrame:
@@ -48,7 +49,8 @@ def collect_scores(profile_dir: str | Path) -> pd.DataFrame:
     for folder in finished:
         if (folder / "scores.json").is_file():
             rows += paths.read_json(folder / "scores.json")
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"holds": object})
+    kinds = dict.fromkeys(NUMBERS, float) | {"holds": object}  # None becomes NaN, also in a column of nothing else
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
     _check_ids(table)
     return table
 
@@ -76,6 +78,8 @@ def write_scoreboard(profile_dir: str | Path) -> Path:
     Path
     """
     table = collect_scores(profile_dir)
+    whole = table[["n", "n_events"]].astype("Int64").astype(object)
+    table = table.assign(**whole.where(whole.notna(), None))
     rows = [{name: provenance.to_plain(value) for name, value in row.items()} for row in table.to_dict("records")]
     return paths.write_json(rows, paths.resolve(profile_dir) / "scoreboard.json")
 
