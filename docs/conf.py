@@ -20,6 +20,7 @@ extensions = [
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 nitpicky = False
+default_role = "literal"  # `name` in a docstring is code
 
 # chapters are executed by papermill, never by Sphinx
 nb_execution_mode = "off"
