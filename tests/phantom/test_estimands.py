@@ -21,6 +21,7 @@ from helpers.phantom.estimands import (
     find_estimand,
     interpolate_image_estimand,
     solve,
+    tabulate_attenuation,
     write_estimands,
 )
 from helpers.phantom.truth import plan_cohort
@@ -166,3 +167,13 @@ def test_stored_truth_is_reused_by_key_and_only_by_key(tmp_path: Path, monkeypat
     assert len(calls) == 1, "the truth does not depend on seed, size or slides"
     write_estimands(PhantomSpec(log_hr_nodes=0.4), path)
     assert len(calls) == 2, "another planted effect is another truth"
+
+
+def test_attenuation_table_ends_in_the_measured_score_and_the_latent(table: dict) -> None:
+    curve = tabulate_attenuation(table, measured="MKI67", horizon_months=120.0)
+    assert curve["kind"].tolist() == ["image"] * 8 + ["measured", "latent"]
+    latent = curve.iloc[-1]
+    truth = find_estimand(table, score="latent", horizon_months=120.0)
+    assert latent["hr"] == pytest.approx(truth["hr"], abs=2e-6)
+    assert latent["spearman"] == table["ceiling"]["MKI67"]["spearman"]
+    assert ((curve["hr_low"] < curve["hr"]) & (curve["hr"] < curve["hr_high"])).all()

@@ -13,6 +13,7 @@ from helpers.phantom.survival import (
     compute_linear_predictor,
     compute_recurrence_free,
     draw_times,
+    tabulate_planted_curves,
 )
 
 N = 20_000
@@ -98,3 +99,9 @@ def test_without_dropout_and_other_deaths_only_accrual_censors() -> None:
 def test_linear_predictor_of_the_reference_case_is_zero() -> None:
     case = {"latent": np.zeros(1), "log_nodes": np.array([0.63]), "log2_size": np.array([0.2]), "age_years": np.array([61.0])}
     assert compute_linear_predictor(PhantomSpec(), case)[0] == 0.0
+
+
+def test_planted_curves_start_at_one_and_pass_the_stated_recurrence() -> None:
+    curves = tabulate_planted_curves(PhantomSpec(), latents=(0.0,), n_points=145)
+    assert curves["survival"].iloc[0] == 1.0
+    assert curves.loc[curves["months"] == 120, "survival"].item() == pytest.approx(0.70)

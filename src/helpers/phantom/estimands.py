@@ -228,6 +228,49 @@ def interpolate_image_estimand(
     }
 
 
+def tabulate_attenuation(
+    estimands: dict[str, Any],
+    *,
+    measured: str = "prolif11",
+    endpoint: str = "rfs",
+    scale: str = "per_sd",
+    adjustment: str = "none",
+    horizon_months: float | None = None,
+) -> pd.DataFrame:
+    """Tabulate how the hazard ratio of an image score grows with its correlation with the measured score.
+
+    Parameters
+    ----------
+    estimands : dict
+    measured : str
+        prolif11 or MKI67.
+    endpoint, scale, adjustment : str
+    horizon_months : float, optional
+
+    Returns
+    -------
+    DataFrame
+        kind ('image', 'measured' or 'latent'), spearman (with the measured score), rho_latent, hr, hr_low, hr_high
+        (1.96 Monte-Carlo standard errors).
+    """
+    asked = {"endpoint": endpoint, "scale": scale, "adjustment": adjustment, "horizon_months": horizon_months}
+    ceiling, rows = estimands["ceiling"][measured], []
+    for image in estimands["image_correlations"]:
+        row = _find_row(estimands["image_rows"], {"rho_latent": image["rho_latent"], **asked})
+        rows.append(("image", image[f"spearman_{measured}"], image["rho_latent"], row["log_hr"], row["mc_se"]))
+    for kind, name, spearman, rho in (
+        ("measured", measured, 1.0, ceiling["pearson"]),
+        ("latent", "latent", ceiling["spearman"], 1.0),
+    ):
+        row = _find_row(estimands["rows"], {"score": name, **asked})
+        rows.append((kind, spearman, rho, row["log_hr"], row["mc_se"]))
+    table = pd.DataFrame(rows, columns=["kind", "spearman", "rho_latent", "log_hr", "mc_se"])
+    table["hr"] = np.exp(table["log_hr"])
+    table["hr_low"] = np.exp(table["log_hr"] - 1.96 * table["mc_se"])
+    table["hr_high"] = np.exp(table["log_hr"] + 1.96 * table["mc_se"])
+    return table.drop(columns=["log_hr", "mc_se"])
+
+
 def compute_cohort_estimand(
     spec: PhantomSpec,
     cases_truth: pd.DataFrame,

@@ -9,6 +9,7 @@ only: what it does to death is what comes through recurrence.
 from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from helpers.core.specs import PhantomSpec
 from helpers.core.vocab import event_column, time_column
@@ -133,3 +134,28 @@ def compute_endpoints(times: Columns) -> Columns:
         endpoints[time_column(name)] = round_digits(np.maximum(np.minimum(time, end), SHORTEST_MONTHS))
         endpoints[event_column(name)] = counts & (time <= end)
     return endpoints
+
+
+def tabulate_planted_curves(
+    spec: PhantomSpec, *, latents: tuple[float, ...] = (-1.0, 0.0, 1.0), n_points: int = 121
+) -> pd.DataFrame:
+    """Tabulate the planted probability of staying free of recurrence for the reference case, by latent.
+
+    Parameters
+    ----------
+    spec : PhantomSpec
+    latents : tuple of float
+        SDs of latent proliferation.
+    n_points : int
+
+    Returns
+    -------
+    DataFrame
+        latent, months (0 to `followup_max_months`), survival.
+    """
+    months = np.linspace(0.0, spec.followup_max_months, n_points)
+    parts = []
+    for latent in latents:
+        survival = compute_recurrence_free(spec, months, spec.log_hr_proliferation * latent)
+        parts.append(pd.DataFrame({"latent": latent, "months": months, "survival": survival}))
+    return pd.concat(parts, ignore_index=True)
