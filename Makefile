@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml notebooks/labconfig/default_setting_o
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -r requirements.lock
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -e . --no-deps
-	$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (histobook)"
+	$(BIN)/python -m ipykernel install --sys-prefix --name python3
 	install -D -m 644 notebooks/labconfig/default_setting_overrides.json $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json
 	touch $@
 

@@ -138,7 +138,7 @@ def test_python3_means_this_interpreter_whatever_else_is_registered(toy_book, tm
 
     assert KernelSpecManager().get_kernel_spec("python3").display_name == "stranger"
     with own_kernel():
-        assert KernelSpecManager().get_kernel_spec("python3").display_name == "Python 3 (histobook)"
+        assert KernelSpecManager().get_kernel_spec("python3").display_name == "Python 3 (ipykernel)"
     assert KernelSpecManager().get_kernel_spec("python3").display_name == "stranger", "the user's setting is back"
 
 

@@ -104,7 +104,7 @@ def own_kernel() -> Iterator[None]:
     """
     spec = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
-        "display_name": "Python 3 (histobook)",
+        "display_name": "Python 3 (ipykernel)",
         "language": "python",
     }
     before = os.environ.get("JUPYTER_PATH")
