@@ -1,0 +1,1 @@
+"""Cohorts: gates for tables, genes and outcomes, import of other people's tables, inclusion, splits, fetching."""

@@ -8,6 +8,9 @@ import pandas as pd
 
 from helpers.cohort.flow import CohortFlow
 from helpers.core.errors import HistobookError, SchemaError
+from helpers.core.paths import read_json
+from helpers.core.provenance import BOOK
+from helpers.core.specs import PhantomSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,29 @@ class RawCohort:
     spots: pd.DataFrame | None = None
     spot_expression: pd.DataFrame | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_folder(folder: Path, phantom: PhantomSpec, *, run_name: str) -> Path:
+    """Choose where a phantom is made: the book's folder, or one beside it for a named run of another phantom.
+
+    An exploratory run with other effects must not write over the slides that the book's results rest on.
+
+    Parameters
+    ----------
+    folder : Path
+        The profile's raw folder.
+    phantom : PhantomSpec
+    run_name : str
+        'book' always gets `folder`.
+
+    Returns
+    -------
+    Path
+    """
+    recorded = folder / "truth" / "spec.json"
+    if run_name == BOOK or not recorded.is_file() or read_json(recorded)["spec"] == phantom.key_fields():
+        return folder
+    return folder.with_name(f"{folder.name}@{run_name}")
 
 
 def pass_gate(checked: tuple[pd.DataFrame, list[HistobookError]]) -> pd.DataFrame:

@@ -657,7 +657,7 @@ def _flip_censorships(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Histobook
                 "Correct the cell, or empty it where the status is not known."
             )
             problems.append(OutcomeError(msg))
-            continue
+            event = pd.Series(pd.NA, index=table.index, dtype="boolean")
         problems += _compare_events(table, event, endpoint)
         table = table.drop(columns=name).assign(**{event_column(endpoint): event})
     return table, problems
