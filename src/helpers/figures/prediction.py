@@ -18,6 +18,23 @@ LABELS = {
 }  # fmt: skip
 
 
+def name_target(target: str) -> str:
+    """Name a target as an axis should.
+
+    Parameters
+    ----------
+    target : str
+
+    Returns
+    -------
+    str
+    """
+    for name, label in (("prolif11", "11-gene score"), ("prosigna18", "18-gene score")):
+        if target.startswith(name):
+            return f"{label}{target.removeprefix(name).replace('_', ' ')}"
+    return target.replace("_", " ")
+
+
 def plot_agreement(
     predictions: "pd.DataFrame", agreement: "pd.DataFrame", *, ax: "Axes", split: str, label: str = "score"
 ) -> "Axes":
@@ -52,7 +69,9 @@ def plot_agreement(
     ax.set_xlabel(f"measured {label}")
     ax.set_ylabel(f"predicted {label}")
     ax.set_title(f"{SPLIT_LABELS[split]}, n = {len(predictions)}")
-    ax.text(0.03, 0.98, describe_agreement(agreement), transform=ax.transAxes, va="top", fontsize=6, linespacing=1.35)
+    box = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75}
+    words = describe_agreement(agreement)
+    ax.text(0.02, 0.99, words, transform=ax.transAxes, va="top", fontsize=6, linespacing=1.35, bbox=box)
     return ax
 
 
@@ -109,11 +128,8 @@ def plot_forest(
             ax.plot([row.ci_low, row.ci_high], [y, y], color=BLACK if strong else colour, lw=1.8 if strong else 1.1)
         marker, size = ("D", 5.5) if strong else ("o", 4.5)
         ax.plot(row.value, y, marker=marker, ms=size, color=BLACK if strong else colour, ls="", gid="estimate")
-        written = _write_interval(table.iloc[y])
-        ax.text(1.03, y, f"{row.n:d}", transform=ax.get_yaxis_transform(), va="center", fontsize=6)
-        ax.text(1.15, y, written, transform=ax.get_yaxis_transform(), va="center", fontsize=6)
-    for x, header in ((1.03, "n"), (1.15, "ρ (95 % CI)")):
-        ax.text(x, 1.01, header, transform=ax.transAxes, fontsize=6, weight="bold", va="bottom")
+        _write_beside(ax, y, f"{row.n:d}", _write_interval(table.iloc[y]))
+    _write_beside(ax, -1.0, "n", "ρ (95 % CI)", weight="bold")
     ax.axvline(0, color=GREY, lw=0.7, ls=":")
     ax.set_yticks(range(len(table)), table["label"])
     for tick, strong in zip(ax.get_yticklabels(), bold, strict=True):
@@ -121,6 +137,16 @@ def plot_forest(
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.set_xlabel(xlabel)
     return ax
+
+
+def _write_beside(ax: "Axes", y: float, n: str, text: str, *, weight: str = "normal") -> None:
+    """Write n and the estimate at fixed distances right of the axes, however wide these are."""
+    frame = ax.get_yaxis_transform()
+    for x, align, written in ((22, "right", n), (28, "left", text)):
+        ax.annotate(
+            written, (1.0, y), xytext=(x, 0), xycoords=frame, textcoords="offset points", ha=align, va="center",
+            fontsize=6, weight=weight, annotation_clip=False,
+        )  # fmt: skip
 
 
 def plot_permutation_null(
@@ -217,8 +243,8 @@ def plot_strata(panel: "pd.DataFrame", *, ax: "Axes", labels: Sequence[str] | No
         text.set_fontweight("bold" if summary else "normal")
     ax.set_ylim(y - 0.9, -0.7)
     ax.axvline(0, color=GREY, lw=0.7, ls=":")
-    note = "  (red: 95 % of the null)" if any(line.get_gid() == "null_q95" for line in ax.lines) else ""
-    ax.set_xlabel(f"Spearman ρ of the image inside the stratum, 95 % CI{note}")
+    note = "; red: 95 % of the null" if any(line.get_gid() == "null_q95" for line in ax.lines) else ""
+    ax.set_xlabel(f"Spearman ρ inside the stratum (95 % CI){note}")
     ax.set_title("What is left for the image")
     return ax
 

@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 
 from helpers.core.errors import ModelError
-from helpers.models.linear import fit_ridge
-from helpers.stats.resampling import compute_percentile_interval, draw_bootstrap_counts, permute_within
+from helpers.models.linear import RidgeFolds, fit_ridge, predict_by_ensemble
+from helpers.stats.correlation import compute_spearman_columns
+from helpers.stats.resampling import (
+    compare_with_null,
+    compute_percentile_interval,
+    draw_bootstrap_counts,
+    permute_within,
+)
 
 ORDERED = {"stage": {"0": 0, "I": 1, "II": 2, "III": 3, "IV": 4}}
 SKEWED = ("tumour_size_mm", "nodes_positive")
@@ -78,6 +84,74 @@ def permute_features(features: pd.DataFrame, groups: pd.Series, *, rng: np.rando
     """
     order = permute_within(groups.loc[features.index].to_numpy(), n_permutations=1, rng=rng)[0]
     return pd.DataFrame(features.to_numpy()[order], index=features.index, columns=features.columns)
+
+
+def compute_study_nulls(
+    folds: RidgeFolds,
+    features: pd.DataFrame,
+    measured: pd.Series,
+    *,
+    split: pd.Series,
+    groups: pd.Series,
+    n_permutations: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Permute a target within sites over the whole study, refit every fold, and judge each split.
+
+    Parameters
+    ----------
+    folds : RidgeFolds
+        One repeat.
+    features : DataFrame, (n_cases, d)
+        Of all cases, frozen ones too.
+    measured : Series
+        The target by `case_id`.
+    split : Series
+        development, internal_test or external, by `case_id`; development cases are those of `folds`.
+    groups : Series
+        Site by `case_id`; permutations stay inside.
+    n_permutations : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    dict of str to ndarray, (n_permutations,)
+        Spearman correlations by split.
+    """
+    frozen = features.index[features.index.isin(split.index[split != "development"])]
+    cases = folds.cases.append(frozen)
+    order = permute_within(groups.loc[cases].to_numpy(), n_permutations=n_permutations, rng=rng)
+    labels = measured.loc[cases].to_numpy(float)[order].T  # (n_cases, n_permutations)
+    n_development = len(folds.cases)
+    models = folds.fit(labels[:n_development])
+    predicted = folds.predict_held_out(models)
+    if len(frozen):
+        predicted = np.vstack([predicted, predict_by_ensemble(models, features.loc[frozen].to_numpy(float))])
+    where = split.loc[cases].to_numpy()
+    return {
+        name: compute_spearman_columns(labels[where == name], predicted[where == name]) for name in pd.unique(where)
+    }
+
+
+def summarise_nulls(nulls: dict[tuple[str, str], np.ndarray], observed: pd.DataFrame) -> pd.DataFrame:
+    """Place observed correlations in their nulls.
+
+    Parameters
+    ----------
+    nulls : dict of (target, split) to ndarray, (n_permutations,)
+    observed : DataFrame
+        target, split, value, n: one row per key of `nulls`.
+
+    Returns
+    -------
+    DataFrame
+        target, split, n, then the fields of `compare_with_null`.
+    """
+    rows = []
+    for (target, split), null in nulls.items():
+        found = observed[(observed["target"] == target) & (observed["split"] == split)].iloc[0]
+        rows.append({"target": target, "split": split, "n": int(found["n"])} | compare_with_null(found["value"], null))
+    return pd.DataFrame(rows)
 
 
 def probe_site(

@@ -175,3 +175,49 @@ def make_measure(
         return pd.DataFrame(columns, index=expression.index)
 
     return measure
+
+
+def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
+    """Return the site of every case; where the cohort states none, every case is a site of its own.
+
+    Parameters
+    ----------
+    cases : DataFrame
+    site_column : str
+
+    Returns
+    -------
+    Series of str
+        Index `case_id`.
+    """
+    known = cases.set_index("case_id")
+    if site_column in known and known[site_column].notna().all():
+        return known[site_column].astype(str)
+    return known.index.to_series().astype(str)
+
+
+def list_absent(cases: pd.DataFrame, *, pooled: pd.Index, expression: pd.Index, splits: pd.DataFrame) -> dict[str, str]:
+    """Say of each case that cannot enter the analysis why.
+
+    Parameters
+    ----------
+    cases : DataFrame
+    pooled : Index
+        Cases with pooled features.
+    expression : Index
+        Cases with RNA.
+    splits : DataFrame
+
+    Returns
+    -------
+    dict of str to str
+        Case to the first reason that applies, sorted by case.
+    """
+    places = set(splits["case_id"])
+    present = (("no expression", set(expression)), ("no tile with features", set(pooled)), ("in no split", places))
+    reasons = {}
+    for case_id in sorted(cases["case_id"]):
+        lacking = [reason for reason, members in present if case_id not in members]
+        if lacking:
+            reasons[case_id] = lacking[0]
+    return reasons

@@ -1,0 +1,473 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Predict proliferation from the slide
+#
+# **What you'll do.** Predict how fast a tumour divides, as RNA measures it, from nothing but its H&E slide; then try hard to prove the prediction empty.
+# Two targets stand side by side: the 11-gene proliferation score and the single gene MKI67.
+#
+# **What you'll need.** Chapter 00 for the cohort, and features: those of chapter 02, those stored with the cohort, or a folder that somebody else wrote (`features_dir`). Two minutes on 2 cores; no accelerator.
+#
+# **Inputs → outputs.** `cohort/*.parquet`, `splits.csv`, one feature file per slide → `predictions.parquet` (every later number is computed from it), `thresholds.json`, tables, figures, scores.
+#
+# **Source.** Ekholm et al. 2024, BMC Cancer 24:1510: 819 training patients, 172 in an internal and 997 in an external test.
+# That its score means PAM50's eleven proliferation genes is our reading; its abstract names none.
+
+# %% tags=["parameters"]
+from typing import Optional
+
+profile_dir: str = "results/phantom"       # run parameter: results of which profile
+run_name: str = "interactive"              # run parameter: the book's own runs are called book
+shard: str = "1/1"                         # run parameter: this chapter has no shards
+workers: int = 2                           # run parameter: threads
+device: str = "auto"                       # run parameter: not used here
+seed: int = 20261                          # of bootstraps, permutations and controls
+primary_target: str = "prolif11"           # score of the primary analysis
+targets: list = ["prolif11", "MKI67"]      # signatures or genes to predict
+score_method: str = "mean_log2"            # how a signature is scored: mean_log2, mean_zscore, pam50
+other_methods: list = ["mean_zscore", "pam50"]  # reported beside the declared one
+encoder: str = "stain_texture"             # features of chapter 02 that the declared arm reads
+features_dir: Optional[str] = None         # folder of slide_id.h5 or slide_id.pt that somebody else wrote
+min_tissue_fraction: float = 0.5           # tiles with less tissue are not read, share
+min_focus: Optional[float] = None          # tiles with a smaller variance of the Laplacian are not read
+max_pen_fraction: float = 0.05             # tiles with more marker ink are not read, share
+max_thick_fraction: float = 0.5            # tiles more folded are not read, share
+max_haze_fraction: float = 0.5             # tiles with more structureless tissue are not read, share
+aggregation: str = "mean"                  # of the tile features of a case: mean, median, p75, mean_sd
+arm: str = "ridge"                         # declared model, the controls are fitted beside it
+control_encoder: Optional[str] = "mean_colour"  # features of the colour control
+clinical_columns: list = ["age_years", "stage", "tumour_size_mm", "nodes_positive", "grade", "histology", "er", "pr", "her2"]
+label_columns: list = ["subtype", "er", "her2", "histology", "grade", "stage", "site"]  # of the confounding panel
+min_stratum: int = 20                      # cases that a stratum or a site needs to be judged
+n_permutations: int = 200                  # within-site permutations, every fold refitted
+n_boot: int = 1000                         # bootstrap resamples of cases
+map_slide: Optional[str] = None            # slide of the tile map, otherwise the one with the highest prediction
+
+# %%
+from helpers.core import paths, provenance
+from helpers.core.specs import ProliferationSpec
+
+spec = ProliferationSpec.from_namespace(globals())
+run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, workers=workers, device=device)
+
+# %% [markdown]
+# ## Load and count
+#
+# A case enters when it has RNA, at least one slide with features, and a place in the splits.
+# Each one that does not is named in `run.json`.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from helpers.cohort.genes import widen_expression
+from helpers.cohort.splits import check_splits
+from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
+from helpers.models.inputs import find_feature_files, list_absent, make_measure, read_groups, select_tiles
+
+cohort = run.upstream("00")
+cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
+expression = widen_expression(read_expression(cohort / "cohort/expression.parquet"))
+splits = pd.read_csv(cohort / "splits.csv", dtype={"case_id": str})
+site = read_groups(cases)
+
+# %%
+chapter_02 = run.upstream("02") / "features" if run.has_upstream("02") else None
+files = find_feature_files(slides, features_dir=spec.features_dir, encoder_dir=chapter_02 and chapter_02 / spec.encoder)
+present = files.dropna(subset="features_file").reset_index(drop=True)
+origin = files["origin"][0]
+for slide_id in files.loc[files["features_file"].isna(), "slide_id"]:
+    run.lose(slide_id, f"no feature file ({origin})", kind="slide")
+print(f"{len(cases)} cases, {len(slides)} slides listed, {len(present)} with features ({origin})")
+
+# %% [markdown]
+# ## One slide first
+#
+# A feature file holds one row per tile: where it lies, what the encoder saw, and quality columns that let us choose tiles now, long after they were read.
+# Features that somebody else stored often carry neither coordinates nor quality, and then every row counts.
+
+# %%
+import inspect
+
+from helpers.features.store import read_features
+
+FILTERS = ("min_tissue_fraction", "min_focus", "max_pen_fraction", "max_thick_fraction", "max_haze_fraction")
+filters = spec.model_dump(include=set(FILTERS))
+bag = read_features(present["features_file"][0])
+kept = select_tiles(bag, **filters)
+has = {True: "given", False: "absent"}
+print(f"{present['slide_id'][0]}: {bag.features.shape[0]} tiles of {bag.features.shape[1]} features, {bag.dialect} dialect")
+print(f"coordinates {has[bag.coords_l0 is not None]}, quality {has[bag.qc is not None]}; {kept.sum()} tiles pass the filters")
+
+# %% [markdown]
+# The label belongs to the patient, not to the tile, so the tiles are pooled before anything is fitted.
+# All tiles of all slides of a case form one bag; a mean of slide means would give a small second slide too much say.
+
+# %%
+from helpers.models.pooling import pool_cases, pool_tiles
+
+print(inspect.getsource(pool_tiles).split('"""')[-1])
+
+# %%
+def read_kept(slide_id, located=present.set_index("slide_id")["features_file"]):
+    """Read the tiles of a slide that pass the filters."""
+    bag = read_features(located[slide_id])
+    return bag.features[select_tiles(bag, **filters)]
+
+
+pooled = pool_cases(present, read_kept, aggregation=spec.aggregation)
+absent = list_absent(cases, pooled=pooled.index, expression=expression.index, splits=splits)
+for case, reason in absent.items():
+    run.lose(case, reason)
+features = pooled.drop(index=pooled.index.intersection(list(absent)))
+print(f"{len(cases)} cases, {len(features)} in the analysis; lost: {pd.Series(absent, dtype=str).value_counts().to_dict()}")
+
+# %% tags=["checks"]
+check_splits(splits, cases=cases)
+assert features.index.is_unique, "a case occurs twice among the features"
+assert np.isfinite(features.to_numpy()).all(), "a pooled feature is missing"
+assert features.index.isin(expression.index).all(), "a case without RNA slipped in"
+
+# %% [markdown]
+# ## What is predicted
+#
+# A score is a choice. `mean_log2` needs no constants; `mean_zscore` and `pam50` need means or medians of genes, and these come from the training cases of each fold alone.
+# So `measure` takes the training cases and returns the targets of everyone.
+
+# %%
+measure = make_measure(expression, targets=spec.targets, score_method=spec.score_method, others=spec.other_methods)
+development = features.index[features.index.isin(splits.loc[splits["fold"] >= 0, "case_id"])]
+measured = measure(development).loc[features.index]
+measured.corr("spearman").round(2)
+
+# %% [markdown]
+# The three methods rank patients almost alike, yet not quite: PAM50's standardisation of each sample takes out what all genes share.
+# MKI67 alone is one noisy gene of the eleven, and no model can predict a target better than the assay repeats itself.
+#
+# ## The number that flatters
+#
+# We fit a ridge regression and ask how well it predicts the very cases it was fitted on.
+
+# %%
+from helpers.models.linear import RidgeFolds, fit_ridge
+from helpers.stats.correlation import compute_spearman_columns
+
+first = RidgeFolds(features, splits[splits["repeat"] == 0], groups=site)
+labels = measured.loc[first.cases].to_numpy(float)
+seen = fit_ridge(first.features, labels, groups=site[first.cases].to_numpy())
+flattering = compute_spearman_columns(labels, seen.predict(first.features))
+honest = compute_spearman_columns(labels, first.refit(labels))
+pd.DataFrame({"on its own training cases": flattering, "on held-out sites": honest}, index=measured.columns).round(3)
+
+# %% [markdown]
+# The left column is what a careless script prints, and it grows with the number of features whether they know anything or not.
+# The right column comes from five models, each asked only about sites that it never saw, each with scaling and penalty chosen inside its own training part.
+#
+# ## The study
+#
+# Every repeat is another partition of the sites into folds. Cases in no fold (internal test, external site) are predicted by the average of all fold models.
+# The test set is no argument of the fit:
+
+# %%
+print(inspect.getsource(fit_ridge).split('"""')[0])
+
+# %%
+from helpers.models.linear import predict_study
+
+predictions, models = predict_study(features, measure, splits, arm=spec.arm, groups=site)
+predictions.groupby(["target", "split"])[["case_id", "repeat"]].nunique()
+
+# %% tags=["checks"]
+held_out = predictions[predictions["split"] == "development"].merge(splits, on=["repeat", "fold", "case_id"])
+assert held_out["role"].eq("test").all(), "a case was predicted by a model that saw it"
+assert len(held_out) == (predictions["split"] == "development").sum(), "a prediction belongs to no fold"
+assert predictions.loc[predictions["split"] != "development", "fold"].eq(-1).all(), "a frozen case is in a fold"
+assert predictions[["y_true", "y_pred"]].notna().all(axis=None), "a prediction is missing"
+
+# %% [markdown]
+# ## Controls
+#
+# A correlation means nothing alone. Beside the declared arm we fit the same ridge to
+# **mean colour** (can three numbers per tile do it?), to **clinical data alone** (do we need a slide?), and to the **same features exchanged between patients of one site** (what does the site alone give away?).
+
+# %%
+from helpers.models.controls import encode_clinical, permute_features, probe_site
+
+rng = np.random.default_rng(spec.seed)
+controls = {"permuted_features": permute_features(features, site, rng=rng)}
+controls["clinical_only"] = encode_clinical(cases, spec.clinical_columns).loc[features.index]
+if spec.control_encoder and origin == "chapter 02":
+    colour = find_feature_files(present[["slide_id", "case_id"]], encoder_dir=chapter_02 / spec.control_encoder)
+    located = colour.set_index("slide_id")["features_file"]
+    controls[spec.control_encoder] = pool_cases(colour, lambda name: read_kept(name, located)).loc[features.index]
+elif spec.control_encoder:
+    run.lose(spec.control_encoder, "features were stored without their pixels, so there is no colour", kind="arm")
+arms = [predict_study(x, measure, splits, arm=name, groups=site, repeats=[0])[0] for name, x in controls.items()]
+predictions = pd.concat([predictions, *arms], ignore_index=True)
+print(f"controls fitted: {', '.join(controls)}" + ("" if spec.control_encoder in controls else "; no colour without pixels"))
+
+# %% [markdown]
+# ## How good is it
+#
+# Four quantities, four names. `r_squared` is the square of Pearson's *r* and forgives any bias; `r2_score` is 1 − SSE/SST and does not.
+# Papers print either as "R²"; the published external R² of 0.319 even exceeds its own ρ² of 0.252.
+# Intervals come from resampling patients, and, where there are five sites or more, from resampling whole sites.
+
+# %%
+from helpers.stats.prediction_scores import compute_performance, compute_repeats
+
+performance = compute_performance(predictions, site=site, n_boot=spec.n_boot, rng=rng)
+run.save_table(performance, "performance")
+shown = performance[(performance["arm"] == spec.arm) & performance["target"].isin(spec.targets)]
+shown.drop(columns="arm").round(3).style.hide(axis="index")
+
+# %%
+from helpers.figures import prediction as figures
+from helpers.figures.style import new_figure
+
+declared = predictions[(predictions["arm"] == spec.arm) & (predictions["repeat"] == 0)]
+splits_here = [name for name in ("development", "internal_test", "external") if (declared["split"] == name).any()]
+fig, axes = new_figure(width_mm=183, height_mm=88 * len(splits_here), rows=len(splits_here), columns=len(spec.targets))
+unit = " (log2)" if spec.score_method == "mean_log2" else ""
+for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.targets], strict=True):
+    agreement = shown[(shown["target"] == target) & (shown["split"] == split)]
+    rows = declared[(declared["target"] == target) & (declared["split"] == split)]
+    figures.plot_agreement(rows, agreement, ax=ax, split=split, label=f"{figures.name_target(target)}{unit}")
+run.save_figure(fig, "predicted_vs_measured", table=declared[declared["target"].isin(spec.targets)]);
+
+# %% [markdown]
+# Read the slope before the correlation: predictions span less than measurements, because a penalised model that is unsure says "average".
+# That costs nothing in ρ and everything to anyone who would use the value itself.
+#
+# ## Folds, pooled folds, and other partitions
+#
+# Pooling puts predictions of five different models on one axis; averaging over folds compares each model with itself only.
+# The two disagree when folds differ in level, so both are shown, for every partition.
+
+# %%
+repeats = compute_repeats(predictions[predictions["arm"] == spec.arm], rng=rng)
+run.save_table(repeats, "repeats")
+spearman = repeats[repeats["quantity"] == "spearman"]
+spearman.groupby("target")[["pooled", "fold_mean"]].agg(["min", "mean", "max"]).round(3)
+
+# %%
+from helpers.stats.correlation import compute_agreement_by
+
+primary = predictions[(predictions["arm"] == spec.arm) & (predictions["target"] == spec.primary_target)]
+foldwise = compute_agreement_by(primary[primary["fold"] >= 0], ["repeat", "fold"], rng=rng).query("quantity == 'spearman'")
+fig, axes = new_figure(width_mm=120, height_mm=65)
+figures.plot_folds(foldwise, spearman[spearman["target"] == spec.primary_target], ax=axes[0])
+run.save_figure(fig, "folds_and_partitions", table=foldwise);
+
+# %% [markdown]
+# ## Is it more than nothing
+#
+# A confidence interval that excludes 0 is no test here, because 0 is not what nothing looks like.
+# With labels exchanged between patients of one site, and *every fold refitted*, pooled out-of-fold correlations fall below 0 on average: the model's mean moves away from the fold that it must predict.
+
+# %%
+from helpers.models.controls import compute_study_nulls, summarise_nulls
+
+split_of = declared.drop_duplicates("case_id").set_index("case_id")["split"]
+null_values = {}
+for target in spec.targets:
+    found = compute_study_nulls(
+        first, features, measured[target], split=split_of, groups=site, n_permutations=spec.n_permutations, rng=rng
+    )
+    null_values |= {(target, split): values for split, values in found.items()}
+nulls = summarise_nulls(null_values, shown[shown["quantity"] == "spearman"])
+run.save_table(nulls, "permutation_null")
+nulls.round(3).style.hide(axis="index")
+
+# %%
+fig, axes = new_figure(width_mm=183, height_mm=58 * len(splits_here), rows=len(splits_here), columns=len(spec.targets))
+for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.targets], strict=True):
+    row = nulls[(nulls["target"] == target) & (nulls["split"] == split)].iloc[0]
+    title = f"{figures.name_target(target)}, {figures.SPLIT_LABELS[split].lower()}"
+    figures.plot_permutation_null(
+        null_values[target, split], ax=ax, observed=row["observed"], q99=row["null_q99"], title=title
+    )
+null_table = pd.DataFrame({f"{target}/{split}": values for (target, split), values in null_values.items()})
+run.save_figure(fig, "permutation_null", table=null_table);
+
+# %% [markdown]
+# The grey histogram is what this very pipeline finds where there is nothing to find.
+# The p-value counts permutations at or above the observed value and can never be zero.
+#
+# ## Beside the controls, and site by site
+
+# %%
+table = performance[(performance["target"] == spec.primary_target) & (performance["quantity"] == "spearman")]
+where = table["split"].map(figures.SPLIT_LABELS).str.lower()
+table = table.assign(label=table["arm"].str.replace("_", " ") + ", " + where, bold=table["arm"] == spec.arm)
+table = table.sort_values(["split", "bold"], ascending=[True, False])
+fig, axes = new_figure(width_mm=120, height_mm=18 + 6 * len(table))
+xlabel = f"Spearman ρ, {figures.name_target(spec.primary_target)} (95 % CI)"
+figures.plot_forest(table, ax=axes[0], colour="0.5", xlabel=xlabel)
+run.save_figure(fig, "arms", table=table);
+
+# %%
+rows = declared[declared["target"] == spec.primary_target]
+rows = rows.assign(site=rows["case_id"].map(site))
+by_site = compute_agreement_by(rows, ["split", "site"], n_boot=spec.n_boot, rng=rng, min_cases=spec.min_stratum)
+by_site = by_site[by_site["quantity"] == "spearman"].sort_values(["split", "n"], ascending=[True, False])
+run.save_table(by_site, "by_site")
+print(f"{by_site['value'].isna().sum()} of {len(by_site)} sites hold fewer than {spec.min_stratum} cases: see tables/by_site.csv")
+
+# %%
+judged = by_site.dropna(subset="value")
+judged = judged.assign(label=judged["site"] + ", " + judged["split"].map(figures.SPLIT_LABELS).str.lower(), bold=False)
+overall = table[table["bold"]].assign(label="all, " + table["split"].map(figures.SPLIT_LABELS).str.lower())
+drawn = pd.concat([judged, overall])[["label", "value", "ci_low", "ci_high", "n", "bold"]]
+fig, axes = new_figure(width_mm=120, height_mm=18 + 5 * len(drawn))
+figures.plot_forest(drawn, ax=axes[0], xlabel=xlabel)
+run.save_figure(fig, "by_site", table=drawn);
+
+# %% [markdown]
+# Can the features tell where a slide comes from? If they can, anything that differs between sites can pass for biology, and only whole sites left out protect us.
+
+# %%
+from helpers.core.errors import ModelError
+from helpers.stats.prediction_scores import build_probe_row
+
+try:
+    probe = probe_site(features.loc[development], site, min_cases=spec.min_stratum, n_boot=spec.n_boot, rng=rng)
+    run.score(**build_probe_row(probe, encoder=spec.encoder if origin == "chapter 02" else "stored_features"))
+    print("site read from the features:", {name: round(value, 3) for name, value in probe.items()})
+except ModelError as error:
+    run.lose("site probe", str(error), kind="control")
+    print(error)
+
+# %% [markdown]
+# ## What is left for the image
+#
+# A slide shows the subtype, and the subtype is half of proliferation. So we ask two questions of every label a pathologist or a laboratory could give us instead.
+# How far does the *label alone* get? And does the image still rank patients who *share* the label?
+# The red mark is the 95th percentile of a null in which targets are exchanged only between patients of the same site and the same label.
+
+# %%
+from helpers.stats.confounding import compute_confounding_panel, list_labels
+
+known = cases.set_index("case_id").assign(site=site)
+if "stage" in known:
+    known["stage"] = group_stages(known["stage"])
+label_names = list_labels(known, spec.label_columns)
+oof = rows[rows["split"] == "development"].set_index("case_id").loc[first.cases].reset_index()
+panel = compute_confounding_panel(
+    oof, known[label_names], site=site, refit=first.refit, n_boot=spec.n_boot,
+    n_permutations=spec.n_permutations, min_cases=spec.min_stratum, rng=rng,
+)
+run.save_table(panel, "confounding_panel")
+
+# %%
+shown_labels = [name for name in label_names if name != "site"]
+rows_drawn = panel[panel["label"].isin(shown_labels)].dropna(subset="value")
+fig, axes = new_figure(width_mm=183, height_mm=28 + 4.4 * len(rows_drawn), columns=2, width_ratios=[1, 1.25])
+figures.plot_label_only(panel, ax=axes[0])
+figures.plot_strata(panel, ax=axes[1], labels=shown_labels)
+run.save_figure(fig, "confounding_panel", table=panel);
+
+# %% [markdown]
+# Where a grey dot reaches the violet band, the label alone does as well as the whole slide, and the headline correlation says little about the image.
+# The black diamonds are what counts then: agreement among patients whom the label cannot tell apart.
+#
+# ## Does the way of scoring matter
+
+# %%
+methods = performance[(performance["arm"] == spec.arm) & performance["quantity"].isin(["spearman", "r2_score"])]
+methods.pivot_table(index=["split", "target"], columns="quantity", values="value").round(3)
+
+# %% [markdown]
+# ## Where the score comes from
+#
+# A linear score of a mean is the mean of linear scores. So each tile has a score of its own, and the map is exact: its mean *is* the prediction of a case with one slide.
+
+# %%
+from helpers.models.linear import predict_tile_scores
+
+ranked = rows.sort_values("y_pred", ascending=False)["case_id"]
+chosen = spec.map_slide or present.set_index("case_id").loc[ranked, "slide_id"].iloc[0]
+bag = read_features(present.set_index("slide_id")["features_file"][chosen])
+mapped = spec.aggregation == "mean" and bag.coords_l0 is not None and "mpp_l0" in bag.attributes
+print(f"slide {chosen}: coordinates {has[bag.coords_l0 is not None]}, aggregation {spec.aggregation}, {'a' if mapped else 'no'} map")
+
+# %%
+if mapped:
+    kept = select_tiles(bag, **filters)
+    column = measured.columns.get_loc(spec.primary_target)
+    scores = predict_tile_scores(models[0], bag.features[kept], target=column)
+    coords_um = bag.coords_l0[kept] * bag.attributes["mpp_l0"]
+    fig, axes = new_figure(width_mm=95, height_mm=78)
+    label = f"tile score, {figures.name_target(spec.primary_target)}{unit}"
+    figures.plot_tile_map(coords_um, scores, ax=axes[0], tile_um=bag.attributes["tile_um"], label=label)
+    run.save_figure(fig, "tile_map", table=pd.DataFrame(coords_um, columns=["x_um", "y_um"]).assign(score=scores))
+
+# %% [markdown]
+# ## Write, and answer for it
+#
+# Cut-offs for chapter 04 are medians of development cases: of their out-of-fold predictions for the image, of their measured scores for RNA.
+# No test case had a say.
+
+# %%
+from helpers.cohort.published import read_published
+from helpers.stats.prediction_scores import (
+    build_confounding_rows,
+    build_control_rows,
+    build_null_rows,
+    build_performance_rows,
+)
+
+paths.write_table(predictions, run.path("predictions.parquet"))
+medians = declared[declared["split"] == "development"].groupby("target")[["y_pred", "y_true"]].median()
+thresholds = medians["y_pred"].to_dict() | {f"{name}_rna": value for name, value in medians["y_true"].items()}
+paths.write_json(thresholds, run.path("thresholds.json"))
+
+# %%
+pixels = slides["path"].dropna().tolist() if "path" in slides else []
+truth = paths.resolve(pixels[0]).parents[1] / "truth" / "estimands.json" if pixels else None
+planted = truth is not None and truth.is_file()
+ceiling = {name: pair["spearman"] for name, pair in paths.read_json(truth)["ceiling"].items()} if planted else None
+published = read_published(profile=run.profile_dir.name, chapter="03")
+rows = build_performance_rows(performance, arm=spec.arm, targets=spec.targets, published=published, ceiling=ceiling)
+rows += build_control_rows(performance, arm=spec.arm, targets=spec.targets, planted=planted)
+rows += build_null_rows(nulls) + build_confounding_rows(panel, target=spec.primary_target)
+for row in rows:
+    run.score(**row)
+
+# %%
+board = pd.DataFrame(rows)[["id", "value", "ci_low", "ci_high", "n", "reference", "kind", "holds"]]
+board[board["id"].str.contains("/spearman|ratio|permutation")].round(3).style.hide(axis="index")
+
+# %% tags=["checks"]
+read_back = pd.read_parquet(run.dir / "predictions.parquet")
+assert len(read_back) == len(predictions), "predictions were lost on the way to disk"
+reported = shown[(shown["target"] == spec.primary_target) & (shown["split"] == "development")].set_index("quantity")["value"]
+again = compute_spearman_columns(oof[["y_true"]].to_numpy(), oof[["y_pred"]].to_numpy())[0]
+assert abs(again - reported["spearman"]) < 1e-9, "the table and the predictions disagree"
+refitted = first.refit(labels)[:, measured.columns.get_loc(spec.primary_target)]
+if spec.score_method == "mean_log2":
+    assert np.allclose(refitted, oof["y_pred"]), "the permutation test refits another model than the one reported"
+
+# %%
+run.finish()
+
+# %% [markdown]
+# **What we found.** How well a plain linear model reads proliferation from the slide, on sites that it never saw, and how much of that a label would have told us.
+# On the phantom the answer stands beside the ceiling that the assay's noise allows; on a real cohort beside a baseline on the same files and the published numbers of another cohort.
+#
+# **What would change it.** Another encoder, another aggregation, another tile filter: all three are parameters.
+# A random instead of a site-preserved split would raise the number and lower its worth.
+# RNA and slide come from different pieces of a tumour, which no model can undo.
+#
+# **Next.** Chapter 04 asks what the predicted score says about recurrence, with the RNA-measured one beside it.
+#
+# **References.** Ekholm et al. 2024, doi 10.1186/s12885-024-13248-9 · Nielsen et al. 2010, doi 10.1158/1078-0432.CCR-10-1282 (the eleven genes) · Howard et al. 2021, doi 10.1038/s41467-021-24698-1 (sites in TCGA) · Ojala and Garriga 2010, J Mach Learn Res 11:1833 (permutation with refitting) · Nadeau and Bengio 2003, doi 10.1023/A:1024068626366 · Veta et al. 2019, doi 10.1016/j.media.2019.02.012 (TUPAC16).
