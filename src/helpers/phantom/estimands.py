@@ -27,7 +27,7 @@ from helpers.core.specs import PhantomSpec
 from helpers.core.vocab import event_column, time_column
 from helpers.phantom.effects import PROLIF11, VERSION
 from helpers.phantom.omics import draw_expression, draw_factors, list_loadings
-from helpers.phantom.population import Array, Columns, draw_cases, open_streams, round_digits
+from helpers.phantom.population import Array, Columns, Streams, draw_cases, open_streams, round_digits
 from helpers.phantom.survival import PHANTOM_ENDPOINTS, compute_endpoints, draw_times
 
 BLOCK: Final = 50_000
@@ -340,15 +340,29 @@ def _find_row(rows: list[dict[str, Any]], asked: dict[str, Any]) -> dict[str, An
 
 def _draw_population(spec: PhantomSpec, n: int) -> Columns:
     """Draw n development cases in blocks: scores, covariates, endpoints."""
-    blocks = [_draw_block(spec, min(BLOCK, n - start), number) for number, start in enumerate(range(0, n, BLOCK))]
+    sizes = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
+    blocks = [draw_scored_cases(spec, size, open_streams(SEED, "estimand", i)) for i, size in enumerate(sizes)]
     population = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     latent = population["latent"]
     population["latent_z"] = (latent - latent.mean()) / latent.std()
     return population
 
 
-def _draw_block(spec: PhantomSpec, n: int, number: int) -> Columns:
-    streams = open_streams(SEED, "estimand", number)
+def draw_scored_cases(spec: PhantomSpec, n: int, streams: Streams) -> Columns:
+    """Draw development cases with their scores, clinical covariates and outcomes: a cohort without slides, fast.
+
+    Parameters
+    ----------
+    spec : PhantomSpec
+    n : int
+    streams : callable
+        From `open_streams`.
+
+    Returns
+    -------
+    dict of str to ndarray, (n,)
+        latent, prolif11, MKI67 (log2), noise (an image's error), covariates, and time and event of every endpoint.
+    """
     cases = draw_cases(spec, n, streams)
     loadings = list_loadings(spec)
     genes = loadings[loadings["role"] == "prolif11"].reset_index(drop=True)
