@@ -5,14 +5,13 @@ import pandas as pd
 import pytest
 
 from helpers.cohort.published import read_published
-from helpers.core.errors import SchemaError, StatsError
+from helpers.core.errors import DuplicateError, SchemaError, StatsError
 from helpers.stats.survival_plan import RESULT_COLUMNS
 from helpers.stats.survival_scores import (
     build_published_rows,
     build_score_rows,
     collect_prediction_scores,
     correlate_measurements,
-    read_case_splits,
     score_expression,
     tabulate_distribution,
 )
@@ -31,11 +30,19 @@ PREDICTIONS = pd.DataFrame(
 )
 
 
-def test_out_of_fold_predictions_are_averaged_over_repeats_and_the_ensemble_stays() -> None:
+def test_the_declared_partition_gives_the_score_and_the_ensemble_that_of_external_cases() -> None:
     scores = collect_prediction_scores(PREDICTIONS, targets=["prolif11"])
     image = scores[scores["measured"] == "image"].set_index("case_id")
-    assert image["score"].to_dict() == pytest.approx({"007": 1.3, "008": 1.9, "900": 3.0})
+    assert image["score"].to_dict() == {"007": 1.2, "008": 1.8, "900": 3.0}
     assert image["split"].to_dict() == {"007": "development", "008": "development", "900": "external"}
+    other = collect_prediction_scores(PREDICTIONS, targets=["prolif11"], repeat=1)
+    assert other.loc[other["measured"] == "image", "score"].tolist() == [1.4, 2.0]
+
+
+def test_a_case_predicted_twice_in_one_partition_is_refused() -> None:
+    twice = pd.concat([PREDICTIONS, PREDICTIONS.iloc[:1]])
+    with pytest.raises(DuplicateError, match="case '007' has more than one prediction of prolif11"):
+        collect_prediction_scores(twice, targets=["prolif11"])
 
 
 def test_the_measured_score_stands_beside_it_where_it_was_measured() -> None:
@@ -52,7 +59,7 @@ def test_a_table_from_elsewhere_needs_three_columns_only() -> None:
 
 
 def test_a_prediction_of_a_model_that_saw_the_case_is_refused() -> None:
-    leaked = PREDICTIONS.assign(fold=[0, -1, 1, 0, -1])
+    leaked = PREDICTIONS.assign(fold=[-1, 0, 1, 0, -1])
     with pytest.raises(
         StatsError, match="1 development cases, first '007', carry predictions of a model that was trained"
     ):
@@ -69,7 +76,7 @@ def test_several_arms_need_a_choice() -> None:
 def test_missing_columns_and_targets_are_named() -> None:
     with pytest.raises(SchemaError, match="'predictions' lacks y_pred; found case_id"):
         collect_prediction_scores(PREDICTIONS.drop(columns="y_pred"), targets=["prolif11"])
-    with pytest.raises(SchemaError, match="hold no target ESR1; found prolif11"):
+    with pytest.raises(SchemaError, match="holds no target ESR1; found prolif11"):
         collect_prediction_scores(PREDICTIONS, targets=["ESR1"])
 
 
@@ -80,16 +87,6 @@ def test_expression_alone_gives_the_rna_score_and_its_split() -> None:
     assert scores["score"].tolist() == [5.0, 6.0, 7.0]
     assert scores["split"].tolist() == ["development", "development", "external"]
     assert set(scores["measured"]) == {"rna"}
-
-
-def test_frozen_roles_are_read_from_the_splits() -> None:
-    splits = pd.DataFrame(
-        {"repeat": 0, "fold": [0, 1, 0, 1, -1, -1], "case_id": ["a", "a", "b", "b", "c", "d"],
-         "role": ["train", "test", "test", "val", "internal_test", "external"]}
-    )  # fmt: skip
-    assert read_case_splits(splits).to_dict() == {
-        "a": "development", "b": "development", "c": "internal_test", "d": "external"
-    }  # fmt: skip
 
 
 def test_the_histogram_counts_every_case_once() -> None:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,10 @@ from helpers.stats.kaplan_meier import fit_km
 from helpers.stats.partial_likelihood import compute_event_moments
 
 Transform = Literal["km", "identity", "rank", "log"]
+RATIO_COLUMNS: Final = [
+    "start", "end", "hazard_ratio", "ci_low", "ci_high", "log_hr", "se", "p", "n", "n_events", "scale", "sd", "cutoff",
+    "cutoff_origin", "n_high", "n_events_high", "adjusted_for", "note",
+]  # fmt: skip
 
 
 def estimate_ratio_by_horizon(
@@ -36,12 +40,12 @@ def estimate_ratio_by_horizon(
     Returns
     -------
     DataFrame
-        One row per horizon: start (0), end, the columns of `estimate_hazard_ratio`, and `note`, which says why a
-        ratio is missing.
+        One row per horizon, columns `RATIO_COLUMNS`: start (0), end, the estimate, and `note`, which says why a ratio
+        is missing.
     """
     times, events = check_outcomes(time, event)
     rows = [_estimate_or_explain(times, events, score, horizon=end, **options).assign(end=end) for end in horizons]
-    return pd.concat(rows, ignore_index=True).assign(start=0.0)
+    return pd.concat(rows, ignore_index=True).assign(start=0.0).reindex(columns=RATIO_COLUMNS)
 
 
 def estimate_ratio_by_period(
@@ -72,8 +76,8 @@ def estimate_ratio_by_period(
     Returns
     -------
     DataFrame
-        One row per period: start, end, the columns of `estimate_hazard_ratio`, and `note`, which says why a ratio
-        is missing.
+        One row per period, columns `RATIO_COLUMNS`: start, end, the estimate, and `note`, which says why a ratio is
+        missing.
     """
     times, events = check_outcomes(time, event)
     values = np.asarray(score, dtype=np.float64)
@@ -87,7 +91,7 @@ def estimate_ratio_by_period(
             times[still], events[still], values[still], covariates=design, horizon=end, **options
         )
         rows.append(row.assign(start=start, end=end))
-    return pd.concat(rows, ignore_index=True)
+    return pd.concat(rows, ignore_index=True).reindex(columns=RATIO_COLUMNS)
 
 
 def _estimate_or_explain(time: Floats, event: Bools, score: ArrayLike, **options: Any) -> pd.DataFrame:

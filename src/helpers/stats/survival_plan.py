@@ -17,7 +17,7 @@ from helpers.core.errors import OutcomeError, StatsError
 from helpers.core.specs import SurvivalSpec
 from helpers.core.vocab import ENDPOINT_LABELS
 from helpers.stats.concordance import compute_concordance
-from helpers.stats.cox import Cutoff, estimate_hazard_ratio, fit_cutoff, scale_score
+from helpers.stats.cox import Cutoff, Scale, estimate_hazard_ratio, fit_cutoff, scale_score
 from helpers.stats.follow_up import truncate_follow_up
 from helpers.stats.kaplan_meier import compare_logrank
 from helpers.stats.multiplicity import adjust_holm
@@ -63,7 +63,7 @@ class Analysis:
     measured: str
     endpoint: str
     population: str
-    scale: str
+    scale: Scale
     adjustment: str
     horizon_months: float | None
 
@@ -365,6 +365,36 @@ def fit_score_constants(
     return ScoreConstants(fitted, float(np.std(values, ddof=1)), int(values.size))
 
 
+def fit_constants(
+    item: Analysis,
+    cases: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    quantile: float = 0.5,
+    cutoffs: dict[str, float] | None = None,
+) -> ScoreConstants:
+    """Fit the constants of one analysis' score.
+
+    Parameters
+    ----------
+    item : Analysis
+    cases, scores : DataFrame
+    quantile : float
+        Of the cut-off.
+    cutoffs : dict of str to float, optional
+        Locked cut-offs of the image score by target.
+
+    Returns
+    -------
+    ScoreConstants
+    """
+    locked = (cutoffs or {}).get(item.target) if item.measured == "image" else None
+    return fit_score_constants(
+        cases, scores, target=item.target, measured=item.measured, population=item.population, quantile=quantile,
+        cutoff=locked,
+    )  # fmt: skip
+
+
 def estimate_analyses(
     analyses: Sequence[Analysis],
     cases: pd.DataFrame,
@@ -399,9 +429,8 @@ def estimate_analyses(
     """
     rows = []
     for item in analyses:
-        locked = (cutoffs or {}).get(item.target) if item.measured == "image" else None
         try:
-            row = _estimate_one(item, cases, scores, covariates=covariates, quantile=quantile, locked=locked)
+            row = _estimate_one(item, cases, scores, covariates=covariates, quantile=quantile, cutoffs=cutoffs)
         except (StatsError, OutcomeError) as error:
             row = {"note": str(error)}
         rows.append(asdict(item) | row)
@@ -426,13 +455,10 @@ def _estimate_one(
     *,
     covariates: Sequence[str],
     quantile: float,
-    locked: float | None,
+    cutoffs: dict[str, float] | None,
 ) -> dict[str, Any]:
     chosen = select_cases(cases, scores, item, covariates=covariates if item.adjustment == "clinical" else ())
-    constants = fit_score_constants(
-        cases, scores, target=item.target, measured=item.measured, population=item.population, quantile=quantile,
-        cutoff=locked,
-    )  # fmt: skip
+    constants = fit_constants(item, cases, scores, quantile=quantile, cutoffs=cutoffs)
     options: dict[str, Any] = {"scale": item.scale, "cutoff": constants.cutoff, "sd": constants.sd}
     fit = estimate_hazard_ratio(
         chosen.time, chosen.event, chosen.score, covariates=chosen.covariates, horizon=item.horizon_months, **options
@@ -443,7 +469,7 @@ def _estimate_one(
     return fit[kept].to_dict() | _describe_fit(item, chosen, **options) | counts
 
 
-def _describe_fit(item: Analysis, chosen: Selection, *, scale: Any, cutoff: Cutoff, sd: float) -> dict[str, Any]:
+def _describe_fit(item: Analysis, chosen: Selection, *, scale: Scale, cutoff: Cutoff, sd: float) -> dict[str, Any]:
     """Return what stands beside the ratio: the PH test, concordance, and for groups the log-rank p."""
     x = scale_score(chosen.score, scale=scale, cutoff=cutoff, sd=sd)
     design = pd.concat([pd.DataFrame({"score": x}), chosen.covariates], axis=1)

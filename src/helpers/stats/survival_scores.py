@@ -1,35 +1,159 @@
 """From predictions or expression to one score per case, and from results to the scoreboard's rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from helpers.cohort.genes import ScoreMethod, read_signature, score_signature, widen_expression
-from helpers.core.errors import PhantomError, SchemaError, StatsError
-from helpers.phantom.estimands import find_estimand, interpolate_image_estimand
-from helpers.stats.survival_plan import SCORE_COLUMNS
+from helpers.cohort.summary import name_splits
+from helpers.cohort.tables import read_expression, read_table
+from helpers.core import paths, provenance
+from helpers.core.errors import DuplicateError, PhantomError, SchemaError, StatsError
+from helpers.core.provenance import Run
+from helpers.core.specs import PhantomSpec, SurvivalSpec
+from helpers.phantom.estimands import compute_estimand_key, find_estimand, interpolate_image_estimand
+from helpers.stats.survival_plan import SCALE_LABELS, SCORE_COLUMNS
 
+IMAGE_AND_RNA: Final = ("image", "rna")
 REPRODUCED: Final = 0.005
 """A baseline on the same files is reproduced when the hazard ratios differ by no more than this."""
 
 
+@dataclass(frozen=True)
+class ScoreTable:
+    """The scores of a run, and where they come from.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns `SCORE_COLUMNS`, one row per case, target and way of measuring.
+    measured : tuple of str
+        What the plan is about first: ('image', 'rna'), or ('rna',) where there is no image.
+    cutoffs : dict of str to float
+        Cut-offs of the image score that chapter 03 locked, by target.
+    origin : str
+        Words for the page.
+    partitions : dict of int to DataFrame
+        The same table for every repeated partition into folds; the first of them is `table`.
+    """
+
+    table: pd.DataFrame
+    measured: tuple[str, ...]
+    cutoffs: dict[str, float]
+    origin: str
+    partitions: dict[int, pd.DataFrame]
+
+
+def load_scores(spec: SurvivalSpec, run: Run, cases: pd.DataFrame) -> ScoreTable:
+    """Read the scores that a spec asks for: of chapter 03, of a table from elsewhere, or from expression alone.
+
+    Parameters
+    ----------
+    spec : SurvivalSpec
+    run : Run
+        Records what is read.
+    cases : DataFrame
+        Of chapter 00.
+
+    Returns
+    -------
+    ScoreTable
+    """
+    if spec.score_source == "expression":
+        return _load_expression(spec, run, cases)
+    arm, cutoffs = spec.prediction_arm, {}
+    if spec.predictions_path is None:
+        folder = run.upstream("03")
+        path = folder / "predictions.parquet"
+        arm = arm or (provenance.read_run(folder) or {})["spec"]["arm"]
+        cutoffs = paths.read_json(run.read_input(folder / "thresholds.json"))
+    else:
+        path = paths.resolve(spec.predictions_path)
+    predictions = read_table(run.read_input(path))
+    for case_id in sorted(set(predictions["case_id"]) - set(cases["case_id"])):
+        run.lose(case_id, "predicted, but not in the case table")
+    known = predictions[predictions["case_id"].isin(cases["case_id"])]
+    repeats = sorted(known["repeat"].unique()) if "repeat" in known else [0]
+    partitions = {
+        int(repeat): collect_prediction_scores(known, targets=spec.targets, arm=arm, repeat=repeat)
+        for repeat in repeats
+    }
+    table = partitions[min(partitions)]
+    measured = tuple(name for name in IMAGE_AND_RNA if (table["measured"] == name).any())
+    origin = f"{paths.shorten(path)}, arm {arm or 'not named'}, partition {min(partitions)} of {len(partitions)}"
+    return ScoreTable(table, measured, cutoffs, origin, partitions)
+
+
+def _load_expression(spec: SurvivalSpec, run: Run, cases: pd.DataFrame) -> ScoreTable:
+    folder = run.upstream("00")
+    splits_path = folder / "splits.csv"
+    found = splits_path.is_file()
+    splits = pd.read_csv(run.read_input(splits_path), dtype={"case_id": str}) if found else None
+    roles = name_splits(cases, splits).set_axis(cases["case_id"])
+    expression = read_expression(run.read_input(folder / "cohort" / "expression.parquet"))
+    scores = score_expression(expression, splits=roles, targets=spec.targets, method=spec.score_method)
+    return ScoreTable(
+        scores, ("rna",), {}, f"expression of chapter 00, {spec.score_method}; no image score", {0: scores}
+    )
+
+
+def read_estimands(run: Run) -> dict[str, Any] | None:
+    """Read the planted truth of a phantom's hazard ratios; only scoreboard rows are made of it.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    dict or None
+        Content of `truth/estimands.json`, or None where the cohort is no phantom.
+
+    Raises
+    ------
+    StatsError
+        When the truth lies there but belongs to another phantom.
+    """
+    folder = run.upstream("00")
+    made = (provenance.read_run(folder) or {})["spec"]
+    if made["cohort"] != "phantom":
+        return None
+    slides = folder / "cohort" / "slides.parquet"
+    raw = paths.cohorts_dir() / run.profile_dir.name
+    if slides.is_file():
+        raw = paths.resolve(read_table(slides)["path"].iloc[0]).parents[1]
+    estimands: dict[str, Any] = paths.read_json(run.read_input(raw / "truth" / "estimands.json"))
+    phantom = PhantomSpec.from_values(made["phantom"])
+    if estimands["key"] != compute_estimand_key(phantom, n=phantom.n_estimand):
+        msg = (
+            f"StatsError: the truth in '{paths.shorten(raw)}' (key {estimands['key'][:12]}) belongs to another phantom "
+            "than the one chapter 00 read. Run chapter 00 again."
+        )
+        raise StatsError(msg)
+    return estimands
+
+
 def collect_prediction_scores(
-    predictions: pd.DataFrame, *, targets: Sequence[str], arm: str | None = None
+    predictions: pd.DataFrame, *, targets: Sequence[str], arm: str | None = None, repeat: int = 0
 ) -> pd.DataFrame:
     """Turn a table of predictions into one image score and one RNA score per case and target.
 
-    Out-of-fold predictions of repeated partitions are averaged per case; a development case that was only predicted
-    by a model that saw it is refused.
+    One partition into folds is taken, since averaging over many would be a bigger ensemble than the declared one; a
+    development case that was predicted by a model that saw it is refused.
 
     Parameters
     ----------
     predictions : DataFrame
-        case_id, target, y_pred; optional split ('development' without it), fold (−1 marks an ensemble), arm, y_true.
+        case_id, target, y_pred; optional split ('development' without it), repeat, fold (−1 marks an ensemble), arm,
+        y_true.
     targets : sequence of str
     arm : str, optional
         Needed where the table holds several.
+    repeat : int
+        Partition taken.
 
     Returns
     -------
@@ -39,22 +163,27 @@ def collect_prediction_scores(
     Raises
     ------
     SchemaError
-        When a column, the arm or a target is missing.
+        When a column, the arm, the partition or a target is missing.
+    DuplicateError
+        When a case has two predictions in one partition.
     StatsError
         When a development case has a prediction of a model trained on it.
     """
     table = _pick_arm(_check_columns(predictions), arm)
+    table = table[table["repeat"] == repeat]
     absent = sorted(set(targets) - set(table["target"]))
     if absent:
-        found = ", ".join(sorted(set(table["target"])))
-        msg = f"SchemaError: predictions hold no target {', '.join(absent)}; found {found}. Correct `targets`."
+        found = ", ".join(sorted(set(table["target"]))) or "nothing"
+        msg = (
+            f"SchemaError: partition {repeat} of the predictions holds no target {', '.join(absent)}; found {found}. "
+            "Correct `targets`."
+        )
         raise SchemaError(msg)
     table = table[table["target"].isin(list(targets))]
     _check_out_of_fold(table)
-    keys = ["case_id", "split", "target"]
-    means = table.groupby(keys, sort=False, observed=True)[["y_pred", "y_true"]].mean().reset_index()
-    long = means.melt(keys, ["y_pred", "y_true"], var_name="measured", value_name="score")
-    long["measured"] = long["measured"].map({"y_pred": "image", "y_true": "rna"})
+    _check_once(table)
+    long = table.rename(columns={"y_pred": "image", "y_true": "rna"})
+    long = long.melt(["case_id", "split", "target"], ["image", "rna"], var_name="measured", value_name="score")
     return long.dropna(subset=["score"])[list(SCORE_COLUMNS)].reset_index(drop=True)
 
 
@@ -66,7 +195,7 @@ def _check_columns(predictions: pd.DataFrame) -> pd.DataFrame:
             "Expected one row per case and target: case_id, target, y_pred, and split, fold, arm, y_true where known."
         )
         raise SchemaError(msg)
-    defaults = {"split": "development", "fold": 0, "arm": "", "y_true": np.nan}
+    defaults = {"split": "development", "repeat": 0, "fold": 0, "arm": "", "y_true": np.nan}
     return predictions.assign(**{name: value for name, value in defaults.items() if name not in predictions})
 
 
@@ -89,6 +218,17 @@ def _check_out_of_fold(table: pd.DataFrame) -> None:
             "give their out-of-fold predictions."
         )
         raise StatsError(msg)
+
+
+def _check_once(table: pd.DataFrame) -> None:
+    twice = table[table.duplicated(["case_id", "target"])]
+    if len(twice):
+        msg = (
+            f"DuplicateError: case '{twice['case_id'].iloc[0]}' has more than one prediction of "
+            f"{twice['target'].iloc[0]} in one partition ({len(twice)} such rows). Keep one per case, or number the "
+            "partitions in a column `repeat`."
+        )
+        raise DuplicateError(msg)
 
 
 def score_expression(
@@ -122,25 +262,6 @@ def score_expression(
         parts.append(pd.DataFrame({"case_id": wide.index, "target": target, "score": score.to_numpy()}))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(split=table["case_id"].map(splits), measured="rna")[list(SCORE_COLUMNS)]
-
-
-def read_case_splits(splits: pd.DataFrame) -> pd.Series:
-    """Say of every case whether the study develops on it or sets it aside.
-
-    Parameters
-    ----------
-    splits : DataFrame
-        splits.csv: repeat, fold, case_id, role.
-
-    Returns
-    -------
-    Series of str, index case_id
-        internal_test or external where that is the case's role, development otherwise.
-    """
-    frozen = splits[splits["role"].isin(["internal_test", "external"])].drop_duplicates("case_id")
-    roles = pd.Series("development", index=pd.Index(splits["case_id"].unique(), name="case_id"))
-    roles.loc[frozen["case_id"]] = frozen["role"].to_numpy()
-    return roles
 
 
 def tabulate_distribution(scores: pd.DataFrame, *, bins: int = 30) -> pd.DataFrame:
@@ -242,7 +363,7 @@ def _name_row(result: dict[str, Any], taken: set[str]) -> str:
 
 
 def _describe_quantity(result: dict[str, Any]) -> str:
-    words = {"per_sd": "per SD", "per_unit": "per unit", "high_vs_low": "high vs low"}[result["scale"]]
+    words = SCALE_LABELS[result["scale"]]
     until = "" if pd.isna(result["horizon_months"]) else f", {result['horizon_months']:g} months"
     adjusted = "" if result["adjustment"] == "none" else ", adjusted"
     return f"hazard ratio, {words}{adjusted}{until}"

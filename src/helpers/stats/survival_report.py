@@ -1,0 +1,407 @@
+"""Tables that chapter 04 shows and its figures draw: endpoints, risk groups, rows of forest plots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.cohort.outcomes import list_endpoints, select_outcome
+from helpers.core.errors import StatsError
+from helpers.core.vocab import ENDPOINT_LABELS, event_column, time_column
+from helpers.stats.competing import derive_causes, estimate_cumulative_incidence
+from helpers.stats.cox import Cutoff, fit_uni_and_multivariable, scale_score
+from helpers.stats.follow_up import Floats, truncate_follow_up
+from helpers.stats.kaplan_meier import compare_logrank, count_at_risk, estimate_follow_up, fit_km
+from helpers.stats.proportionality import (
+    check_proportional_hazards,
+    compute_schoenfeld,
+    estimate_ratio_by_horizon,
+    estimate_ratio_by_period,
+)
+from helpers.stats.survival_plan import (
+    MEASURED_LABELS,
+    POPULATION_LABELS,
+    SCALE_LABELS,
+    Analysis,
+    estimate_analyses,
+    fit_constants,
+    select_cases,
+)
+
+COMPOSITE = {"rfs": "Recurrence", "pfi_or_death": "Progression"}
+"""Endpoints that count death itself, and what is left of them when deaths are set apart."""
+
+
+def summarize_endpoints(cases: pd.DataFrame, endpoints: Sequence[str]) -> pd.DataFrame:
+    """Count cases, events, losses and times of 0 of each endpoint, with the median follow-up.
+
+    Parameters
+    ----------
+    cases : DataFrame
+        Of `read_cases`.
+    endpoints : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        endpoint, meaning, n, n_events, n_time_zero, n_unknown, median_follow_up (months), ci_low, ci_high.
+
+    Raises
+    ------
+    OutcomeError
+        When an endpoint is not in the table.
+    """
+    rows = []
+    for endpoint in endpoints:
+        outcome = select_outcome(cases, endpoint)
+        follow_up = estimate_follow_up(outcome["time_months"], outcome["event"]).iloc[0]
+        rows.append(
+            {
+                "endpoint": endpoint, "meaning": ENDPOINT_LABELS[endpoint], "n": len(outcome),
+                "n_events": int(outcome["event"].sum()), "n_time_zero": outcome.attrs["n_time_zero"],
+                "n_unknown": len(outcome.attrs["losses"]), "median_follow_up": follow_up["median"],
+                "ci_low": follow_up["ci_low"], "ci_high": follow_up["ci_high"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class RiskGroups:
+    """High against low: everything a Kaplan–Meier figure shows.
+
+    Parameters
+    ----------
+    curve, at_risk, test : DataFrame
+        From `fit_km`, `count_at_risk` and `compare_logrank`.
+    ratio : dict
+        Row of `estimate_analyses` for high vs low.
+    cutoff : Cutoff
+    """
+
+    curve: pd.DataFrame
+    at_risk: pd.DataFrame
+    test: pd.DataFrame
+    ratio: dict[str, Any]
+    cutoff: Cutoff
+
+
+def compare_risk_groups(
+    item: Analysis,
+    cases: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    quantile: float = 0.5,
+    cutoffs: dict[str, float] | None = None,
+) -> RiskGroups:
+    """Cut an analysis' score into high and low, whatever its own scale is, for the Kaplan–Meier picture.
+
+    Parameters
+    ----------
+    item : Analysis
+    cases, scores : DataFrame
+        As in `estimate_analyses`.
+    quantile : float
+        Of the cut-off, over development cases.
+    cutoffs : dict of str to float, optional
+        Locked cut-offs of the image score by target.
+
+    Returns
+    -------
+    RiskGroups
+
+    Raises
+    ------
+    StatsError
+        When all cases are on one side, or there is no event.
+    """
+    grouped = replace(item, scale="high_vs_low", adjustment="none")
+    chosen = select_cases(cases, scores, grouped)
+    constants = fit_constants(item, cases, scores, quantile=quantile, cutoffs=cutoffs)
+    time, event = truncate_follow_up(chosen.time, chosen.event, item.horizon_months)
+    high = scale_score(chosen.score, scale="high_vs_low", cutoff=constants.cutoff)
+    group = np.where(high == 1, "high", "low")
+    ticks = plan_ticks(item.horizon_months or float(time.max()))
+    ratio = estimate_analyses([grouped], cases, scores, covariates=(), quantile=quantile, cutoffs=cutoffs)
+    return RiskGroups(
+        curve=fit_km(time, event, group=group), at_risk=count_at_risk(time, event, at=ticks, group=group),
+        test=compare_logrank(time, event, group), ratio=ratio.iloc[0].to_dict(), cutoff=constants.cutoff,
+    )  # fmt: skip
+
+
+def plan_ticks(months: float, *, most: int = 6) -> Floats:
+    """Return ticks of a time axis in months: whole years (or half years), at most `most` steps, covering all.
+
+    Parameters
+    ----------
+    months : float
+        Longest time shown.
+    most : int
+
+    Returns
+    -------
+    ndarray of float, from 0
+    """
+    steps = (6, 12, 24, 36, 60, 120, 240)
+    step = next((step for step in steps if months / step <= most), steps[-1])
+    return np.arange(0, np.ceil(months / step - 1e-9) * step + 1, step, dtype=np.float64)
+
+
+def estimate_competing_incidence(cases: pd.DataFrame, endpoint: str) -> tuple[pd.DataFrame, str]:
+    """Estimate the cumulative incidence of an endpoint with other death as competing.
+
+    Parameters
+    ----------
+    cases : DataFrame
+        With the endpoint and overall survival.
+    endpoint : str
+        Of a composite endpoint ("recurrence or death") the deaths are set apart first.
+
+    Returns
+    -------
+    curve : DataFrame
+        From `estimate_cumulative_incidence`, in months.
+    words : str
+        What the curve counts, such as 'Recurrence'.
+
+    Raises
+    ------
+    OutcomeError
+        When either endpoint is not in the table.
+    """
+    both = select_outcome(cases, endpoint).merge(select_outcome(cases, "os"), on="case_id", suffixes=("", "_os"))
+    time, cause = derive_causes(
+        both["time_months"], both["event"], death_time=both["time_months_os"], death=both["event_os"],
+        composite=endpoint in COMPOSITE,
+    )  # fmt: skip
+    return estimate_cumulative_incidence(time, cause), COMPOSITE.get(endpoint, ENDPOINT_LABELS[endpoint])
+
+
+def count_losses(losses: dict[str, str]) -> pd.DataFrame:
+    """Count lost cases per reason.
+
+    Parameters
+    ----------
+    losses : dict of str to str
+        case_id to reason.
+
+    Returns
+    -------
+    DataFrame
+        reason, n; most frequent first.
+    """
+    return pd.Series(losses, dtype=object).value_counts().rename_axis("reason").rename("n").reset_index()
+
+
+def fit_models(
+    item: Analysis,
+    cases: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    measured: Sequence[str],
+    covariates: Sequence[str],
+    quantile: float = 0.5,
+    cutoffs: dict[str, float] | None = None,
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Fit the score and the clinical covariates alone and together, once per way of measuring the score.
+
+    Parameters
+    ----------
+    item : Analysis
+        Target, endpoint, population, scale and horizon.
+    cases, scores : DataFrame
+        As in `estimate_analyses`.
+    measured : sequence of str
+    covariates : sequence of str
+    quantile, cutoffs
+        As in `estimate_analyses`.
+
+    Returns
+    -------
+    fits : dict of str to DataFrame
+        Way of measuring to table of `fit_uni_and_multivariable`, on complete cases.
+    notes : dict of str to str
+        Way of measuring to who was lost, what was left out, or why nothing could be fitted.
+    """
+    fits, notes = {}, {}
+    for source in measured:
+        adjusted = replace(item, measured=source, adjustment="clinical")
+        try:
+            chosen = select_cases(cases, scores, adjusted, covariates=covariates)
+            constants = fit_constants(adjusted, cases, scores, quantile=quantile, cutoffs=cutoffs)
+            x = scale_score(chosen.score, scale=item.scale, cutoff=constants.cutoff, sd=constants.sd)
+            label = f"{item.target} ({source}), {SCALE_LABELS[item.scale]}"
+            terms = pd.concat([pd.DataFrame({label: x}), chosen.covariates], axis=1)
+            fits[source] = fit_uni_and_multivariable(chosen.time, chosen.event, terms, horizon=item.horizon_months)
+            left_out = f"; does not vary here: {', '.join(chosen.dropped)}" if chosen.dropped else ""
+            notes[source] = f"{len(chosen.case_id)} complete cases, {len(chosen.losses)} lost{left_out}"
+        except StatsError as error:
+            notes[source] = str(error)
+    return fits, notes
+
+
+@dataclass(frozen=True)
+class RatioOverTime:
+    """Whether one hazard ratio is enough.
+
+    Parameters
+    ----------
+    test : DataFrame
+        From `check_proportional_hazards`.
+    residuals, smooth : DataFrame
+        From `compute_schoenfeld`.
+    periods, horizons : DataFrame
+        From `estimate_ratio_by_period` and `estimate_ratio_by_horizon`.
+    """
+
+    test: pd.DataFrame
+    residuals: pd.DataFrame
+    smooth: pd.DataFrame
+    periods: pd.DataFrame
+    horizons: pd.DataFrame
+
+
+def follow_ratio(
+    item: Analysis,
+    cases: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    horizons: Sequence[float],
+    edges: Sequence[float],
+    quantile: float = 0.5,
+    cutoffs: dict[str, float] | None = None,
+) -> RatioOverTime:
+    """Follow a score's hazard ratio over the whole of follow-up, whatever horizon its analysis declares.
+
+    Parameters
+    ----------
+    item : Analysis
+    cases, scores : DataFrame
+        As in `estimate_analyses`.
+    horizons, edges : sequence of float, months
+        A last period, from the last edge to the end of follow-up, is added.
+    quantile, cutoffs
+        As in `estimate_analyses`.
+
+    Returns
+    -------
+    RatioOverTime
+    """
+    chosen = select_cases(cases, scores, item)
+    constants = fit_constants(item, cases, scores, quantile=quantile, cutoffs=cutoffs)
+    x = scale_score(chosen.score, scale=item.scale, cutoff=constants.cutoff, sd=constants.sd)
+    design = pd.DataFrame({item.target: x})
+    end = float(chosen.time.max())
+    residuals, smooth = compute_schoenfeld(chosen.time, chosen.event, design)
+    return RatioOverTime(
+        test=check_proportional_hazards(chosen.time, chosen.event, design),
+        residuals=residuals,
+        smooth=smooth,
+        periods=estimate_ratio_by_period(
+            chosen.time, chosen.event, x, scale="per_unit", edges=[*(e for e in edges if e < end), end]
+        ),
+        horizons=estimate_ratio_by_horizon(
+            chosen.time, chosen.event, x, scale="per_unit", horizons=[*(h for h in horizons if h < end), end]
+        ),
+    )
+
+
+def estimate_over_partitions(
+    item: Analysis, cases: pd.DataFrame, partitions: dict[int, pd.DataFrame], *, quantile: float = 0.5
+) -> pd.DataFrame:
+    """Estimate one analysis from every repeated partition into folds: how much the hazard ratio owes to the partition.
+
+    Parameters
+    ----------
+    item : Analysis
+    cases : DataFrame
+    partitions : dict of int to DataFrame
+        Scores by partition.
+    quantile : float
+        Of the cut-off, fitted anew on the development cases of each partition.
+
+    Returns
+    -------
+    DataFrame
+        partition, hazard_ratio, ci_low, ci_high, concordance, n, n_events, note.
+    """
+    kept = ["hazard_ratio", "ci_low", "ci_high", "concordance", "n", "n_events", "note"]
+    rows = [
+        estimate_analyses([item], cases, scores, covariates=(), quantile=quantile)[kept].assign(partition=number)
+        for number, scores in partitions.items()
+    ]
+    return pd.concat(rows, ignore_index=True)[["partition", *kept]]
+
+
+def has_endpoint(cases: pd.DataFrame, endpoint: str) -> bool:
+    """Say whether a case table carries an endpoint.
+
+    Parameters
+    ----------
+    cases : DataFrame
+    endpoint : str
+
+    Returns
+    -------
+    bool
+    """
+    return endpoint in list_endpoints(cases) and {time_column(endpoint), event_column(endpoint)} <= set(cases)
+
+
+def arrange_forest(results: pd.DataFrame) -> pd.DataFrame:
+    """Arrange declared hazard ratios for a forest plot: a heading per population and scale, then one row each.
+
+    Parameters
+    ----------
+    results : DataFrame
+        From `estimate_analyses`.
+
+    Returns
+    -------
+    DataFrame
+        label, heading, source ('image' or 'rna'), primary, and the columns of `results`.
+    """
+    rows: list[dict[str, Any]] = []
+    keys = ["population", "scale", "adjustment", "horizon_months"]
+    order = ["target", "measured"]
+    for values, group in results.groupby(keys, sort=False, dropna=False):
+        rows.append({"label": _describe_block(*values), "heading": True})
+        ranked = group.assign(rank=group.groupby(["endpoint", "target"], sort=False).ngroup())
+        for row in ranked.sort_values(["rank", *order], kind="stable").to_dict("records"):
+            label = f"{ENDPOINT_LABELS[row['endpoint']]}: {row['target']}, {MEASURED_LABELS[row['measured']]}"
+            primary = row["role"] == "primary"
+            label += " (primary)" if primary else ""
+            rows.append(row | {"label": label, "heading": False, "source": row["measured"], "primary": primary})
+    return pd.DataFrame(rows)
+
+
+def _describe_block(population: str, scale: str, adjustment: str, horizon: float) -> str:
+    words = SCALE_LABELS[scale]
+    until = "all of follow-up" if pd.isna(horizon) else f"to {horizon / 12:g} years"
+    name = POPULATION_LABELS[population]
+    return f"{name[0].upper()}{name[1:]}, {words}, {until}" + ("" if adjustment == "none" else ", adjusted")
+
+
+def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Arrange uni- and multivariable fits for a forest plot.
+
+    Parameters
+    ----------
+    fits : dict of str to DataFrame
+        Heading to table of `fit_uni_and_multivariable`.
+
+    Returns
+    -------
+    DataFrame
+        label, heading, and the columns of the fits.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, fit in fits.items():
+        for model, group in fit.groupby("model", sort=False):
+            start = f"{name}: " if len(fits) > 1 else ""
+            per_term = "" if model == "univariable" else f" ({group['events_per_term'].iloc[0]:.0f} events per term)"
+            rows.append({"label": f"{start}{model}{per_term}", "heading": True})
+            rows += [row | {"label": row["term"], "heading": False} for row in group.to_dict("records")]
+    return pd.DataFrame(rows)
