@@ -102,9 +102,9 @@ def test_every_public_function_takes_its_options_by_keyword(repository):
     offenders = []
     for path in sorted((repository / "src").rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.decorator_list:
-                if len(node.args.defaults) > 2:
-                    offenders.append(f"{path.name}:{node.name}")
+            is_public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+            if is_public and not node.decorator_list and len(node.args.defaults) > 2:
+                offenders.append(f"{path.name}:{node.name}")
     assert offenders == [], "more than two positional options; put a * before them"
 
 

@@ -141,6 +141,45 @@ def phantom(
 
 
 @app.command()
+def fetch(
+    cohort: Annotated[str, typer.Argument(help="tcga-brca-features or metabric.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder; data/cohorts/<cohort> by default.")] = None,
+    accept_licences: Annotated[
+        bool, typer.Option("--accept-licences", help="You have read the licences and accept them.")
+    ] = False,
+    mirror: Annotated[str | None, typer.Option("--mirror", help="Pattern of addresses, in place of the usual.")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Downloads at the same time.")] = 8,
+) -> None:
+    """Download a public cohort: pinned commits, checked sizes and SHA-256. Interrupted? Run it again."""
+    from helpers.cohort.fetch import BASE_URL, describe_licences, fetch_cohort
+
+    if not accept_licences and sys.stdin.isatty():
+        print(describe_licences(cohort))
+        accept_licences = typer.confirm("Do you accept these licences?")
+    fetch_cohort(cohort, to, accept_licences=accept_licences, base_url=mirror or BASE_URL, workers=workers)
+
+
+@app.command()
+def doctor(folder: Annotated[Path, typer.Argument(help="Raw cohort folder.")]) -> None:
+    """List every problem of a raw cohort's tables at once, each with its remedy."""
+    from helpers.cohort.doctor import describe_folder
+
+    text = describe_folder(folder)
+    print(text)
+    raise typer.Exit(code=0 if text.endswith("\n0 problems found") else 1)
+
+
+@app.command()
+def encoders() -> None:
+    """List the encoders: what each sees, and whether it needs weights."""
+    from helpers.features.encoders import REGISTRY
+
+    for entry in REGISTRY.values():
+        weights = "weights from a local file" if entry.needs_weights else "no weights"
+        print(f"{entry.name:18} {entry.kind}, {weights}\n{'':18} {entry.about}\n{'':18} licence: {entry.licence}")
+
+
+@app.command()
 def validate(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many phantom cohorts, of consecutive seeds.")] = 10,
     workers: WorkersOption = 2,
@@ -153,7 +192,7 @@ def validate(
 
 @app.command()
 def bench(
-    only: Annotated[list[str] | None, typer.Option("--only", help="Ids that begin with this.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Names: startup, slides, survival.")] = None,
 ) -> None:
     """Measure speed on this machine: results/bench/bench.json."""
     from helpers.book.bench import print_rows, run_benchmarks
