@@ -293,18 +293,44 @@ scores.groupby("split").agg(["count", "mean", "std"]).round(2) if targets else "
 # No result is computed from it.
 
 # %%
-if spec.cohort == "phantom" and slides is not None:
+if spec.cohort == "phantom":
     from helpers.figures import phantom as phantom_figures
 
-    fig = phantom_figures.plot_gallery(folder)
-    run.save_figure(fig, "phantom_gallery")
+    sites = pd.read_csv(folder / "truth" / "sites.csv")
+    ax = phantom_figures.plot_sites(sites)
+    run.save_figure(ax.figure, "phantom_sites", table=sites)
+
+# %% [markdown]
+# Seven sites, each with its own dye, glass, scanner and mix of cases; the last one is abroad and stays outside.
+# A model that has learnt the colour of a site has learnt something, and the external site will show what it is worth.
+#
+# Below, four slides from the least to the most proliferative case, each beside what was planted in it.
+# The middle columns are what a tile map of chapter 03 should resemble; no model sees them.
 
 # %%
 if spec.cohort == "phantom" and slides is not None:
-    fig = phantom_figures.plot_truth_maps(folder)
-    run.save_figure(fig, "phantom_truth_maps")
+    from helpers.figures.style import DOUBLE_COLUMN_MM
+    from helpers.phantom.generate import read_maps
+    from helpers.slides.reader import open_slide
+
+    planted = pd.read_csv(folder / "truth" / "slides_truth.csv", dtype={"slide_id": str, "defect": str})
+    whole = planted[planted["defect"].isna()].sort_values("proliferation")
+    picked = whole.iloc[[0, len(whole) // 3, 2 * len(whole) // 3, len(whole) - 1]]
+    fig, axes = new_figure(width_mm=DOUBLE_COLUMN_MM, height_mm=44 * len(picked), rows=len(picked), columns=4)
+    for row, slide in enumerate(picked.itertuples()):
+        maps, um_per_px = read_maps(folder / "truth" / "maps" / f"{slide.slide_id}.npz")
+        with open_slide(folder / "slides" / f"{slide.slide_id}.svs", slide_id=slide.slide_id) as opened:
+            thumbnail, slide_um = opened.read_thumbnail(900), opened.width * opened.mpp
+        phantom_figures.plot_slide_and_truth(
+            thumbnail, maps, slide_um=slide_um, maps_um_per_px=um_per_px, axes=axes[4 * row : 4 * row + 4],
+            title=f"{slide.slide_id} (site {slide.site}), {slide.proliferation:+.1f} SD",
+        )
+    run.save_figure(fig, "phantom_gallery", table=picked)
 
 # %% [markdown]
+# Two slides of this cohort are planted to fail: one file ends in the middle, one header states no resolution.
+# They are in `slides.parquet` like all others, because a real cohort does not mark its broken files either; chapter 01 will name them.
+#
 # ## Write
 
 # %%

@@ -9,7 +9,6 @@ import gzip
 import logging
 import time
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ REGISTRIES: Final = {
 }
 ORIGINALS = "originals"
 ATTEMPTS = 3
+TIMEOUT_SECONDS = 60.0
+CHUNK_BYTES = 2**16
 PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before the third
 
 
@@ -239,12 +240,11 @@ def fetch_file(file: RemoteFile, folder: Path, *, base_url: str = BASE_URL) -> P
 
     pooch.get_logger().setLevel(logging.WARNING)
     target, url = folder / file.original_name, file.get_url(base_url)
-    downloader: Callable[..., None] = pooch.HTTPDownloader(progressbar=False, timeout=60)
     for attempt in range(ATTEMPTS):
         time.sleep(attempt * PAUSE_SECONDS)
         try:
             pooch.retrieve(
-                url, known_hash=f"sha256:{file.sha256}", fname=target.name, path=target.parent, downloader=downloader
+                url, known_hash=f"sha256:{file.sha256}", fname=target.name, path=target.parent, downloader=_download
             )
             return target
         except (requests.RequestException, OSError) as error:
@@ -261,6 +261,16 @@ def fetch_file(file: RemoteFile, folder: Path, *, base_url: str = BASE_URL) -> P
             )
             problem = error
     raise FetchError(msg) from problem
+
+
+def _download(url: str, output_file: str, _pooch: object) -> None:
+    """Stream one address into a file; pooch checks its content and moves it into place."""
+    import requests
+
+    with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        response.raise_for_status()
+        with Path(output_file).open("wb") as file:
+            file.writelines(response.iter_content(CHUNK_BYTES))
 
 
 def _is_final(error: Exception) -> bool:

@@ -151,5 +151,5 @@ def find_exclusions(
         if unknown and not keep_unknown:
             reasons[case_id] = f"{label} unknown"
         elif not unknown and value not in permitted:
-            reasons[case_id] = label if value is True else f"{label} {value}"
+            reasons[case_id] = label if pd.api.types.is_bool(value) and value else f"{label} {value}"
     return reasons
