@@ -62,7 +62,7 @@ class _Ticker:
         self.bar = bar
 
     def write(self, text: str) -> None:
-        lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
+        lines = [line.strip() for line in re.split(r"[\r\n]", text) if PROGRESS_LINE.search(line)]
         if self.bar is not None and lines:
             self.bar.set_postfix_str(lines[-1][:NARROW_TERMINAL])
 

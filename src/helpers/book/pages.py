@@ -251,7 +251,10 @@ def _is_number(value: object) -> bool:
 
 
 def _interval(value: Any, low: Any, high: Any) -> str:
-    bounds = f"({low:.3g}, {high:.3g})" if _is_number(low) and _is_number(high) else ""
+    if _is_number(low) and _is_number(high):
+        bounds = f"({low:.3g}, {high:.3g})"
+    else:
+        bounds = f"≥ {low:.3g}" if _is_number(low) else f"≤ {high:.3g}" if _is_number(high) else ""
     return f"{value:.3f} {bounds}".strip() if _is_number(value) else bounds or "–"
 
 

@@ -40,30 +40,46 @@ def build_site(profile_dir: str | Path, *, out: str | Path | None = None) -> Pat
         When no chapter has finished, or Sphinx complains.
     """
     folder = paths.resolve(profile_dir)
-    source = stage_site(folder)
-    target = paths.resolve(out) if out else folder / "site"
+    work = folder / ".site"
+    source = stage_site(folder, work / "source")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto", "-b", "html"]
-    command += ["-d", str(folder / ".doctrees"), str(source), str(target)]
+    command += ["-d", str(work / "doctrees"), str(source), str(work / "html")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         complaints = "\n".join((done.stderr or done.stdout).strip().splitlines()[-30:])
         msg = f"RunError: Sphinx does not accept the pages of '{folder.name}' in {paths.shorten(source)}:\n{complaints}"
         raise RunError(msg)
-    return target / "index.html"
+    target = paths.resolve(out) if out else folder / "site"
+    return _publish(work / "html", target) / "index.html"
 
 
-def stage_site(folder: Path) -> Path:
+def _publish(built: Path, target: Path) -> Path:
+    """Put a complete site in the place of the last one."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(built, fresh, ignore=shutil.ignore_patterns(".doctrees", ".buildinfo"))
+    if target.exists() and not (target / "index.html").is_file():
+        msg = f"RunError: '{target}' is there and is no site, so it is not replaced. Give another folder (--out)."
+        raise RunError(msg)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.replace(target)
+    return target
+
+
+def stage_site(folder: Path, source: Path) -> Path:
     """Put the pages of a profile's site together.
 
     Parameters
     ----------
     folder : Path
         `results/<profile>`.
+    source : Path
+        Folder to fill; what is there and does not belong is removed.
 
     Returns
     -------
     Path
-        The folder that Sphinx reads.
+        `source`, which Sphinx reads.
 
     Raises
     ------
@@ -74,7 +90,6 @@ def stage_site(folder: Path) -> Path:
     if not chapters:
         msg = f"RunError: no chapter of '{folder.name}' has finished. Run it first: make book PROFILE={folder.name}"
         raise RunError(msg)
-    source = folder / ".site-source"
     pages = collect_pages(folder, chapters)
     docs = paths.repo_root() / "docs"
     files = {path.relative_to(docs).as_posix(): path for path in docs.rglob("*") if _belongs(path.relative_to(docs))}
