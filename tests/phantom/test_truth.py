@@ -1,5 +1,9 @@
 """The planted truth: the same on every machine, plausible, and silent where it must be silent."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +34,20 @@ def many() -> PhantomTruth:
 @pytest.mark.parametrize("seed", PINNED)
 def test_truth_tables_are_the_same_on_every_machine(seed: int) -> None:
     assert compute_truth_hash(plan_cohort(PhantomSpec(seed=seed))) == PINNED[seed]
+
+
+def test_truth_tables_do_not_depend_on_the_vector_units_of_the_cpu() -> None:
+    """numpy's exp and log differ in the last bit between AVX-512, AVX2 and SSE: 6 digits must not."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    if not found:
+        pytest.skip("numpy uses no vector unit beyond its baseline here")
+    code = (
+        "from helpers.core.specs import PhantomSpec; from helpers.phantom.truth import *; "
+        "print(compute_truth_hash(plan_cohort(PhantomSpec(n_cases=400))))"
+    )
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(found)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == compute_truth_hash(plan_cohort(PhantomSpec(n_cases=400)))
 
 
 def test_slide_size_and_rendering_leave_the_tables_alone(truth: PhantomTruth) -> None:
