@@ -101,7 +101,7 @@ class Sprite:
         return Sprite(*(np.rot90(part, quarters) for part in parts))
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=30_000)
 def get_sprite(
     mpp: float, family: int, kind: str, size: int, aspect: int, rough: int, angle: int, variant: int
 ) -> Sprite:
