@@ -1,0 +1,1 @@
+"""Slides: pixels and their resolution, tissue, tiles, quality, stains, and writing pyramids."""

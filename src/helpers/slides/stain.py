@@ -1,0 +1,279 @@
+"""Stains as light absorption: optical density, stain vectors, concentrations (Beer and Lambert).
+
+Optical density is -ln(I / I0) per channel, I0 being the light through clear glass. A pixel's density is the sum of the
+stains' vectors times their concentrations, so concentrations are comparable where colours are not.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.core.errors import StainError
+
+Floats = NDArray[np.float32]
+DEFAULT_BACKGROUND = (245.0, 245.0, 245.0)
+"""Clear glass, where a slide shows none."""
+CLEAR_LEVEL = 200
+CLEAR_CHROMA = 28
+"""Clear glass: the darkest channel lies above the level, and the channels differ by less than the chroma."""
+CLEAR_SHARE = 0.002
+"""Smallest share of clear pixels from which the background is estimated."""
+MIN_OD = 0.15
+"""Mean density below which a pixel counts as unstained."""
+MIN_PIXELS = 500
+"""Fewest stained pixels from which vectors are estimated."""
+PERCENTILE_TAIL = 1.0
+MIN_ANGLE_DEG = 5.0
+"""Two stains closer than this are one stain."""
+MAX_PERCENTILE = 99.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stain:
+    """Stain vectors of a slide and the range of their concentrations.
+
+    Attributes
+    ----------
+    haematoxylin, eosin : tuple of 3 floats
+        Density per unit of concentration in R, G, B; unit length.
+    scale_h, scale_e : float
+        99th percentile of the concentrations over the stained pixels: what "strong" means on this slide.
+    split_h : float
+        Concentration of haematoxylin that parts nuclei from the rest on this slide (Otsu over the stained pixels).
+    nuclear_h : float
+        Median concentration of haematoxylin above `split_h`: what "a nucleus" means on this slide.
+    background : tuple of 3 floats
+        Clear glass, grey levels.
+    n_pixels : int
+        Stained pixels used.
+    method : str
+    """
+
+    haematoxylin: tuple[float, float, float]
+    eosin: tuple[float, float, float]
+    scale_h: float
+    scale_e: float
+    split_h: float
+    nuclear_h: float
+    background: tuple[float, float, float]
+    n_pixels: int
+    method: str = "macenko"
+
+    @property
+    def vectors(self) -> NDArray[np.float64]:
+        """Both vectors, (2, 3), haematoxylin first."""
+        return np.array([self.haematoxylin, self.eosin], dtype=np.float64)
+
+    @property
+    def unmixing(self) -> Floats:
+        """Matrix (3, 2) that turns densities into concentrations (least squares)."""
+        return np.linalg.pinv(self.vectors).astype(np.float32)
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return plain values to store beside the tiles.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "stain_method": self.method,
+            "stain_haematoxylin": list(self.haematoxylin),
+            "stain_eosin": list(self.eosin),
+            "stain_scale_h": self.scale_h,
+            "stain_scale_e": self.scale_e,
+            "stain_split_h": self.split_h,
+            "stain_nuclear_h": self.nuclear_h,
+            "stain_background": list(self.background),
+            "stain_n_pixels": self.n_pixels,
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: dict[str, Any]) -> "Stain":
+        """Read what `to_attributes` wrote.
+
+        Parameters
+        ----------
+        attributes : dict
+
+        Returns
+        -------
+        Stain
+        """
+        return cls(
+            haematoxylin=_triple(attributes["stain_haematoxylin"]),
+            eosin=_triple(attributes["stain_eosin"]),
+            scale_h=float(attributes["stain_scale_h"]),
+            scale_e=float(attributes["stain_scale_e"]),
+            split_h=float(attributes["stain_split_h"]),
+            nuclear_h=float(attributes["stain_nuclear_h"]),
+            background=_triple(attributes["stain_background"]),
+            n_pixels=int(attributes["stain_n_pixels"]),
+            method=str(attributes["stain_method"]),
+        )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = (round(float(value), 6) for value in values)
+    return first, second, third
+
+
+def estimate_background(image: NDArray[np.uint8]) -> tuple[tuple[float, float, float], str]:
+    """Estimate the light through clear glass from an overview of the slide.
+
+    Parameters
+    ----------
+    image : ndarray, (H, W, 3), uint8
+
+    Returns
+    -------
+    background : tuple of 3 floats
+        Median of the clear pixels, grey levels.
+    source : str
+        'clear glass', or 'default' where the slide shows less than 0.2 % of it.
+    """
+    pixels = image.reshape(-1, 3)
+    darkest = pixels.min(axis=1)
+    clear = (darkest >= CLEAR_LEVEL) & (pixels.max(axis=1) - darkest < CLEAR_CHROMA)
+    if clear.mean() < CLEAR_SHARE:
+        return DEFAULT_BACKGROUND, "default"
+    level = np.median(darkest[clear])  # leave out the thin tissue that passed the test
+    glass = pixels[clear & (darkest >= level)]
+    return _triple(np.median(glass, axis=0)), "clear glass"
+
+
+def compute_od(rgb: NDArray[np.uint8], background: tuple[float, float, float]) -> Floats:
+    """Return optical densities by table look-up.
+
+    Parameters
+    ----------
+    rgb : ndarray, (..., 3), uint8
+    background : tuple of 3 floats
+        Clear glass, grey levels.
+
+    Returns
+    -------
+    ndarray, (..., 3), float32
+        -ln(I / I0); brighter than the background counts as 0, black as 0.5 grey levels.
+    """
+    levels = np.maximum(np.arange(256, dtype=np.float64), 0.5)[:, None]
+    table = np.clip(-np.log(levels / np.asarray(background, np.float64)), 0.0, None).astype(np.float32)
+    looked_up = cv2.LUT(np.ascontiguousarray(rgb).reshape(-1, 1, 3), table[None])
+    return np.asarray(looked_up, dtype=np.float32).reshape(rgb.shape)
+
+
+def fit_macenko(rgb: NDArray[np.uint8], background: tuple[float, float, float], *, item: str = "image") -> Stain:
+    """Estimate haematoxylin and eosin vectors from the pixels of one slide.
+
+    Parameters
+    ----------
+    rgb : ndarray, (n, 3), uint8
+        Pixels, tissue or not; unstained ones are left out here.
+    background : tuple of 3 floats
+        Clear glass, grey levels.
+    item : str
+        What the pixels are of, for messages.
+
+    Returns
+    -------
+    Stain
+        Haematoxylin is the vector that absorbs the larger share of red light.
+
+    Raises
+    ------
+    StainError
+        When fewer than 500 pixels are stained, or they show only one stain.
+
+    References
+    ----------
+    Macenko et al. 2009, doi 10.1109/ISBI.2009.5193250.
+    """
+    od = compute_od(rgb.reshape(-1, 3), background)
+    stained = od[(od.mean(axis=1) > MIN_OD) & (rgb.reshape(-1, 3).min(axis=1) > 0)].astype(np.float64)
+    if len(stained) < MIN_PIXELS:
+        msg = (
+            f"StainError: {item} has {len(stained)} stained pixels of {od.shape[0]} (mean density above {MIN_OD}), "
+            f"expected at least {MIN_PIXELS}. It is nearly white: leave it out, or give stain vectors by hand."
+        )
+        raise StainError(msg)
+    haematoxylin, eosin = _order_stains(_find_extremes(stained, item))
+    concentrations = stained @ np.linalg.pinv(np.array([haematoxylin, eosin]))
+    scale_h, scale_e = np.percentile(concentrations, MAX_PERCENTILE, axis=0)
+    split_h = _split_by_otsu(concentrations[:, 0], top=float(scale_h))
+    return Stain(
+        haematoxylin=_triple(haematoxylin),
+        eosin=_triple(eosin),
+        scale_h=round(float(scale_h), 6),
+        scale_e=round(float(scale_e), 6),
+        split_h=round(split_h, 6),
+        nuclear_h=round(float(np.median(concentrations[concentrations[:, 0] > split_h, 0])), 6),
+        background=_triple(background),
+        n_pixels=len(stained),
+    )
+
+
+def _split_by_otsu(values: NDArray[np.float64], *, top: float) -> float:
+    """Return the threshold that parts values between 0 and `top` into two classes of least spread."""
+    levels = np.clip(values / top * 255, 0, 255).astype(np.uint8).reshape(-1, 1)
+    level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return (float(level) + 0.5) / 255 * top
+
+
+def _find_extremes(od: NDArray[np.float64], item: str) -> NDArray[np.float64]:
+    """Return the two extreme directions of the densities in the plane that holds most of them, (2, 3)."""
+    _, axes = np.linalg.eigh(od.T @ od / len(od))
+    plane = axes[:, [2, 1]] * np.where(axes[:, [2, 1]].sum(axis=0) < 0, -1.0, 1.0)  # (3, 2)
+    angles = np.arctan2(*(od @ plane).T[::-1])
+    low, high = np.percentile(angles, [PERCENTILE_TAIL, 100 - PERCENTILE_TAIL])
+    if np.degrees(high - low) < MIN_ANGLE_DEG:
+        msg = (
+            f"StainError: {item} shows one stain only ({np.degrees(high - low):.1f} degrees between the extreme "
+            f"colours, expected at least {MIN_ANGLE_DEG}). Leave it out, or give stain vectors by hand."
+        )
+        raise StainError(msg)
+    vectors = np.array([[np.cos(angle), np.sin(angle)] for angle in (low, high)]) @ plane.T
+    vectors = np.clip(vectors, 0.0, None)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _order_stains(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    red_share = vectors[:, 0] / vectors.sum(axis=1)
+    first = int(np.argmax(red_share))
+    return vectors[first], vectors[1 - first]
+
+
+def separate_stains(rgb: NDArray[np.uint8], stain: Stain) -> Floats:
+    """Return the concentrations of haematoxylin and eosin.
+
+    Parameters
+    ----------
+    rgb : ndarray, (..., 3), uint8
+    stain : Stain
+
+    Returns
+    -------
+    ndarray, (..., 2), float32
+        Not below 0; 1 is one unit of density along the stain's vector.
+    """
+    od = compute_od(rgb, stain.background)
+    return np.maximum(od @ stain.unmixing, 0.0)
+
+
+def compute_angle(first: Any, second: Any) -> float:
+    """Return the angle between two stain vectors.
+
+    Parameters
+    ----------
+    first, second : sequence of 3 floats
+
+    Returns
+    -------
+    float
+        Degrees.
+    """
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
