@@ -66,6 +66,10 @@ class _Ticker:
         if self.bar is not None and lines:
             self.bar.set_postfix_str(lines[-1][:NARROW_TERMINAL])
 
+    def clear(self) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str("", refresh=False)
+
     def flush(self) -> None:
         """Do nothing: the bar draws itself."""
 
@@ -88,7 +92,14 @@ class BookEngine(NBClientEngine):
         -------
         Any
         """
-        return super().execute_managed_notebook(nb_man, kernel_name, **{**options, "stderr_file": _Ticker(nb_man.pbar)})
+        ticker, complete = _Ticker(nb_man.pbar), nb_man.cell_complete
+
+        def complete_cell(*arguments: Any, **named: Any) -> Any:
+            ticker.clear()
+            return complete(*arguments, **named)
+
+        nb_man.cell_complete = complete_cell
+        return super().execute_managed_notebook(nb_man, kernel_name, **{**options, "stderr_file": ticker})
 
 
 papermill_engines.register(ENGINE, BookEngine)
@@ -151,7 +162,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Fail
                 kernel_name=KERNEL,
                 language="python",
                 cwd=paths.repo_root() / "notebooks",
-                progress_bar={"desc": notebook.stem, "unit": "cell", "file": sys.stderr, "dynamic_ncols": True},
+                progress_bar=_describe_bar(notebook.stem),
             )
     except PapermillExecutionError as error:
         failure = locate_failure(notebook, error.source, describe_error(error.ename, error.evalue))
@@ -161,6 +172,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> Fail
         if output.is_file():
             _finish_copy(output, notebook)
     return failure
+
+
+def _describe_bar(name: str) -> dict[str, Any]:
+    seconds = 0.2 if sys.stderr.isatty() else 20.0
+    return {"desc": name, "unit": "cell", "file": sys.stderr, "dynamic_ncols": True, "mininterval": seconds}
 
 
 DEAD_KERNEL = (
