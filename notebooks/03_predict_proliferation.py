@@ -72,7 +72,7 @@ import pandas as pd
 from helpers.cohort.genes import widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
-from helpers.models.inputs import find_feature_files, list_absent, make_measure, read_groups, select_tiles
+from helpers.models.inputs import find_feature_files, list_absent, make_measure, make_reader, read_groups, select_tiles
 
 cohort = run.upstream("00")
 cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
@@ -118,13 +118,7 @@ from helpers.models.pooling import pool_cases, pool_tiles
 print(inspect.getsource(pool_tiles).split('"""')[-1])
 
 # %%
-def read_kept(slide_id, located=present.set_index("slide_id")["features_file"]):
-    """Read the tiles of a slide that pass the filters."""
-    bag = read_features(located[slide_id])
-    return bag.features[select_tiles(bag, **filters)]
-
-
-pooled = pool_cases(present, read_kept, aggregation=spec.aggregation)
+pooled = pool_cases(present, make_reader(present, **filters), aggregation=spec.aggregation)
 absent = list_absent(cases, pooled=pooled.index, expression=expression.index, splits=splits)
 for case, reason in absent.items():
     run.lose(case, reason)
@@ -200,15 +194,14 @@ assert predictions[["y_true", "y_pred"]].notna().all(axis=None), "a prediction i
 # **mean colour** (can three numbers per tile do it?), to **clinical data alone** (do we need a slide?), and to the **same features exchanged between patients of one site** (what does the site alone give away?).
 
 # %%
-from helpers.models.controls import encode_clinical, permute_features, probe_site
+from helpers.models.controls import encode_clinical, permute_features
 
 rng = np.random.default_rng(spec.seed)
 controls = {"permuted_features": permute_features(features, site, rng=rng)}
 controls["clinical_only"] = encode_clinical(cases, spec.clinical_columns).loc[features.index]
 if spec.control_encoder and origin == "chapter 02":
     colour = find_feature_files(present[["slide_id", "case_id"]], encoder_dir=chapter_02 / spec.control_encoder)
-    located = colour.set_index("slide_id")["features_file"]
-    controls[spec.control_encoder] = pool_cases(colour, lambda name: read_kept(name, located)).loc[features.index]
+    controls[spec.control_encoder] = pool_cases(colour, make_reader(colour, **filters)).loc[features.index]
 elif spec.control_encoder:
     run.lose(spec.control_encoder, "features were stored without their pixels, so there is no colour", kind="arm")
 arms = [predict_study(x, measure, splits, arm=name, groups=site, repeats=[0])[0] for name, x in controls.items()]
@@ -336,16 +329,17 @@ run.save_figure(fig, "by_site", table=drawn);
 # Can the features tell where a slide comes from? If they can, anything that differs between sites can pass for biology, and only whole sites left out protect us.
 
 # %%
-from helpers.core.errors import ModelError
+from helpers.features.probe import probe_site
 from helpers.stats.prediction_scores import build_probe_row
 
-try:
-    probe = probe_site(features.loc[development], site, min_cases=spec.min_stratum, n_boot=spec.n_boot, rng=rng)
+homes = site[development][site[development].map(site[development].value_counts()) >= spec.min_stratum]
+if homes.nunique() > 1:
+    probe = probe_site(features.loc[homes.index].to_numpy(float), homes.tolist(), homes.index.tolist(), rng=rng)
     run.score(**build_probe_row(probe, encoder=spec.encoder if origin == "chapter 02" else "stored_features"))
     print("site read from the features:", {name: round(value, 3) for name, value in probe.items()})
-except ModelError as error:
-    run.lose("site probe", str(error), kind="control")
-    print(error)
+else:
+    run.lose("site probe", f"{homes.nunique()} sites hold {spec.min_stratum} development cases", kind="control")
+    print(f"no probe: {homes.nunique()} sites hold {spec.min_stratum} development cases or more, two are needed")
 
 # %% [markdown]
 # ## What is left for the image
@@ -392,23 +386,25 @@ methods.pivot_table(index=["split", "target"], columns="quantity", values="value
 # A linear score of a mean is the mean of linear scores. So each tile has a score of its own, and the map is exact: its mean *is* the prediction of a case with one slide.
 
 # %%
+from helpers.models.inputs import locate_tiles
 from helpers.models.linear import predict_tile_scores
 
 ranked = rows.sort_values("y_pred", ascending=False)["case_id"]
 chosen = spec.map_slide or present.set_index("case_id").loc[ranked, "slide_id"].iloc[0]
 bag = read_features(present.set_index("slide_id")["features_file"][chosen])
-mapped = spec.aggregation == "mean" and bag.coords_l0 is not None and "mpp_l0" in bag.attributes
-print(f"slide {chosen}: coordinates {has[bag.coords_l0 is not None]}, aggregation {spec.aggregation}, {'a' if mapped else 'no'} map")
+located = locate_tiles(bag) if spec.aggregation == "mean" else None
+print(f"slide {chosen}, aggregation {spec.aggregation}, coordinates {has[bag.coords_l0 is not None]}: {'a' if located else 'no'} map")
 
 # %%
-if mapped:
+if located:
     kept = select_tiles(bag, **filters)
-    column = measured.columns.get_loc(spec.primary_target)
-    scores = predict_tile_scores(models[0], bag.features[kept], target=column)
-    coords_um = bag.coords_l0[kept] * bag.attributes["mpp_l0"]
-    fig, axes = new_figure(width_mm=95, height_mm=78)
+    scores = predict_tile_scores(models[0], bag.features[kept], target=measured.columns.get_loc(spec.primary_target))
+    coords_um, size_um = located[0][kept], [bag.attributes[f"level0_{side}"] * bag.attributes["mpp_x"] for side in ("width", "height")]
+    fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
+    if run.has_upstream("01"):
+        figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{chosen}.jpg", ax=axes[0], size_um=size_um)
     label = f"tile score, {figures.name_target(spec.primary_target)}{unit}"
-    figures.plot_tile_map(coords_um, scores, ax=axes[0], tile_um=bag.attributes["tile_um"], label=label)
+    figures.plot_tile_map(coords_um, scores, ax=axes[1], tile_um=located[1], label=label, size_um=size_um)
     run.save_figure(fig, "tile_map", table=pd.DataFrame(coords_um, columns=["x_um", "y_um"]).assign(score=scores))
 
 # %% [markdown]
@@ -437,14 +433,14 @@ truth = paths.resolve(pixels[0]).parents[1] / "truth" / "estimands.json" if pixe
 planted = truth is not None and truth.is_file()
 ceiling = {name: pair["spearman"] for name, pair in paths.read_json(truth)["ceiling"].items()} if planted else None
 published = read_published(profile=run.profile_dir.name, chapter="03")
-rows = build_performance_rows(performance, arm=spec.arm, targets=spec.targets, published=published, ceiling=ceiling)
-rows += build_control_rows(performance, arm=spec.arm, targets=spec.targets, planted=planted)
-rows += build_null_rows(nulls) + build_confounding_rows(panel, target=spec.primary_target)
-for row in rows:
+board = build_performance_rows(performance, arm=spec.arm, targets=spec.targets, published=published, ceiling=ceiling)
+board += build_control_rows(performance, arm=spec.arm, targets=spec.targets, planted=planted)
+board += build_null_rows(nulls) + build_confounding_rows(panel, target=spec.primary_target)
+for row in board:
     run.score(**row)
 
 # %%
-board = pd.DataFrame(rows)[["id", "value", "ci_low", "ci_high", "n", "reference", "kind", "holds"]]
+board = pd.DataFrame(board)[["id", "value", "ci_low", "ci_high", "n", "reference", "kind", "holds"]]
 board[board["id"].str.contains("/spearman|ratio|permutation")].round(3).style.hide(axis="index")
 
 # %% tags=["checks"]

@@ -1,6 +1,7 @@
 """Predicted and measured scores as pictures. Every function draws a tidy table on the axes it is given."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -306,6 +307,29 @@ def plot_folds(foldwise: "pd.DataFrame", pooled: "pd.DataFrame", *, ax: "Axes") 
     return ax
 
 
+def plot_thumbnail(path: str | Path, *, ax: "Axes", size_um: Sequence[float]) -> "Axes":
+    """Draw a slide's thumbnail in um, to stand beside a map.
+
+    Parameters
+    ----------
+    path : str or Path
+        JPEG or PNG of the whole slide.
+    ax : Axes
+    size_um : sequence of two floats
+        Width and height of the slide.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    width, height = size_um
+    ax.imshow(plt.imread(str(path)), extent=(0, width, height, 0), interpolation="bilinear")
+    _finish_map(ax, width, height)
+    return ax
+
+
 def plot_tile_map(
     coords_um: np.ndarray,
     scores: np.ndarray,
@@ -313,8 +337,7 @@ def plot_tile_map(
     ax: "Axes",
     tile_um: float,
     label: str = "predicted score",
-    background: np.ndarray | None = None,
-    background_um: tuple[float, float] | None = None,
+    size_um: Sequence[float] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> "Axes":
     """Draw tile scores where they lie on the slide, with a scale bar.
@@ -329,10 +352,8 @@ def plot_tile_map(
         Edge of a tile, um.
     label : str
         Of the colour bar.
-    background : ndarray, (h, w, 3), uint8, optional
-        Thumbnail of the whole slide, drawn under the tiles.
-    background_um : tuple of float, optional
-        Its width and height, um.
+    size_um : sequence of two floats, optional
+        Width and height of the slide; default: to the last tile.
     limits : tuple of float, optional
         Scores at the ends of the colour scale; default: 2nd and 98th percentile.
 
@@ -343,21 +364,22 @@ def plot_tile_map(
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    if background is not None and background_um is not None:
-        ax.imshow(background, extent=(0, background_um[0], background_um[1], 0), interpolation="bilinear")
-    tiles = PatchCollection([Rectangle((x, y), tile_um, tile_um) for x, y in coords_um], cmap="viridis", lw=0)
-    tiles.set_array(np.asarray(scores, float))
-    tiles.set_clim(*(limits or np.quantile(scores, [0.02, 0.98])))
-    tiles.set_gid("tiles")
-    ax.add_collection(tiles)
-    right, bottom = background_um or tuple(coords_um.max(0) + tile_um)
-    ax.set(xlim=(0, right), ylim=(bottom, 0), aspect="equal", xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    add_scale_bar(ax, um_per_px=1.0, length_um=_round_length(right / 4))
-    bar = ax.figure.colorbar(tiles, ax=ax, fraction=0.04, pad=0.02)
-    bar.set_label(label)
+    squares = PatchCollection([Rectangle((x, y), tile_um, tile_um) for x, y in coords_um], cmap="viridis", lw=0)
+    squares.set_array(np.asarray(scores, float))
+    squares.set_clim(*(limits or np.quantile(scores, [0.02, 0.98])))
+    squares.set_gid("tiles")
+    ax.add_collection(squares)
+    width, height = size_um or coords_um.max(0) + tile_um
+    _finish_map(ax, width, height)
+    ax.figure.colorbar(squares, ax=ax, fraction=0.04, pad=0.02).set_label(label)
     return ax
+
+
+def _finish_map(ax: "Axes", width: float, height: float) -> None:
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="0.8", lw=0.5)
+    add_scale_bar(ax, um_per_px=1.0, length_um=_round_length(width / 4))
 
 
 def _round_length(um: float) -> float:

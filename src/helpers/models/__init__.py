@@ -1,0 +1,1 @@
+"""Models of cases and bags: pooling, linear models, their inputs and their controls."""

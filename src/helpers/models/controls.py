@@ -1,4 +1,4 @@
-"""Controls that stand beside every result: clinical data alone, shuffled features, and a probe for the site."""
+"""Controls that stand beside every result: clinical data alone, exchanged features, permuted targets."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,9 @@ import numpy as np
 import pandas as pd
 
 from helpers.core.errors import ModelError
-from helpers.models.linear import RidgeFolds, fit_ridge, predict_by_ensemble
+from helpers.models.linear import RidgeFolds, predict_by_ensemble
 from helpers.stats.correlation import compute_spearman_columns
-from helpers.stats.resampling import (
-    compare_with_null,
-    compute_percentile_interval,
-    draw_bootstrap_counts,
-    permute_within,
-)
+from helpers.stats.resampling import compare_with_null, permute_within
 
 ORDERED = {"stage": {"0": 0, "I": 1, "II": 2, "III": 3, "IV": 4}}
 SKEWED = ("tumour_size_mm", "nodes_positive")
@@ -152,74 +147,3 @@ def summarise_nulls(nulls: dict[tuple[str, str], np.ndarray], observed: pd.DataF
         found = observed[(observed["target"] == target) & (observed["split"] == split)].iloc[0]
         rows.append({"target": target, "split": split, "n": int(found["n"])} | compare_with_null(found["value"], null))
     return pd.DataFrame(rows)
-
-
-def probe_site(
-    features: pd.DataFrame,
-    site: pd.Series,
-    *,
-    min_cases: int = 20,
-    n_folds: int = 5,
-    n_boot: int = 1000,
-    rng: np.random.Generator,
-) -> dict[str, float]:
-    """Predict the site from the features of a case, over case-level folds stratified by site.
-
-    Features that know where a slide comes from can predict anything that differs between sites. A ridge on
-    indicators divided by their frequency, so that every site counts the same, then the largest.
-
-    Parameters
-    ----------
-    features : DataFrame, (n_cases, d)
-        Index `case_id`.
-    site : Series
-        By `case_id`.
-    min_cases : int
-        Sites below it are left out.
-    n_folds : int
-    n_boot : int
-    rng : numpy Generator
-
-    Returns
-    -------
-    dict
-        balanced_accuracy, ci_low, ci_high (case bootstrap), chance (1 / sites), n_sites, n.
-
-    Raises
-    ------
-    ModelError
-        When fewer than two sites are large enough.
-    """
-    names = site.loc[features.index].astype(str)
-    counts = names.value_counts()
-    kept = names.isin(counts.index[counts >= max(min_cases, n_folds)]).to_numpy()
-    codes, levels = pd.factorize(names[kept], sort=True)
-    if len(levels) < 2:
-        msg = f"ModelError: {len(levels)} site(s) hold {min_cases} cases or more; a probe needs two. Lower min_cases."
-        raise ModelError(msg)
-    x = features.to_numpy(float)[kept]
-    order = np.lexsort([rng.random(len(codes)), codes])
-    folds = np.empty(len(codes), int)
-    folds[order] = np.arange(len(codes)) % n_folds
-    indicators = (codes[:, None] == np.arange(len(levels))) / (np.bincount(codes) / len(codes))
-    predicted = np.empty(len(codes), int)
-    for fold in range(n_folds):
-        test = folds == fold
-        predicted[test] = fit_ridge(x[~test], indicators[~test]).predict(x[test]).argmax(1)
-    return _summarise_probe(codes, predicted == codes, n_boot=n_boot, rng=rng)
-
-
-def _summarise_probe(
-    codes: np.ndarray, right: np.ndarray, *, n_boot: int, rng: np.random.Generator
-) -> dict[str, float]:
-    n_sites = int(codes.max()) + 1
-    member = (codes[:, None] == np.arange(n_sites)).astype(float)
-    counts = np.vstack([np.ones((1, len(codes))), draw_bootstrap_counts(len(codes), n_boot=n_boot, rng=rng)])
-    total = counts @ member
-    recall = np.divide(counts @ (member * right[:, None]), total, out=np.full(total.shape, np.nan), where=total > 0)
-    accuracy = np.nanmean(recall, axis=1)
-    low, high = compute_percentile_interval(accuracy[1:])
-    return {
-        "balanced_accuracy": float(accuracy[0]), "ci_low": low, "ci_high": high, "chance": 1 / n_sites,
-        "n_sites": n_sites, "n": len(codes),
-    }  # fmt: skip

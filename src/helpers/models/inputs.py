@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ import pandas as pd
 from helpers.cohort.genes import ScoreMethod, read_signature, score_signature
 from helpers.core import paths
 from helpers.core.errors import FeatureError
-from helpers.features.store import FeatureBag
+from helpers.features.store import FeatureBag, read_features
 from helpers.models.linear import Measure
+from helpers.models.pooling import ReadTiles
 
 SUFFIXES = (".h5", ".pt")
 
@@ -122,6 +124,58 @@ def select_tiles(
     if min_focus is not None:
         passed &= bag.qc["focus_laplacian_var"] >= min_focus
     return passed.to_numpy(bool)
+
+
+def make_reader(files: pd.DataFrame, **filters: Any) -> ReadTiles:
+    """Return the function that reads the tiles of a slide that pass the filters.
+
+    Parameters
+    ----------
+    files : DataFrame
+        slide_id, features_file, from `find_feature_files`.
+    **filters : Any
+        Options of `select_tiles`.
+
+    Returns
+    -------
+    callable
+        Slide id to features, (n_tiles, d); none where the slide has no file.
+
+    Raises
+    ------
+    FeatureError
+        When a file cannot be read.
+    """
+    located = files.dropna(subset="features_file").set_index("slide_id")["features_file"]
+
+    def read_tiles(slide_id: str) -> np.ndarray:
+        bag = read_features(located[slide_id])
+        return bag.features[select_tiles(bag, **filters)]
+
+    return read_tiles
+
+
+def locate_tiles(bag: FeatureBag) -> tuple[np.ndarray, float] | None:
+    """Say where tiles lie and how large they are, in um.
+
+    Parameters
+    ----------
+    bag : FeatureBag
+
+    Returns
+    -------
+    coords_um : ndarray, (n_tiles, 2), float
+        Upper left corners x, y.
+    tile_um : float
+        Edge of a tile; together None where the file states no coordinates or no resolution.
+    """
+    stated = bag.attributes
+    if bag.coords_um is not None and "tile_size_um" in stated:
+        return bag.coords_um, float(stated["tile_size_um"])
+    if bag.coords_l0 is None or not {"mpp_x", "mpp_y", "patch_size_level0"} <= set(stated):
+        return None
+    coords_um = bag.coords_l0 * np.array([stated["mpp_x"], stated["mpp_y"]], float)
+    return coords_um, float(stated["patch_size_level0"]) * float(stated["mpp_x"])
 
 
 def name_target(target: str, method: ScoreMethod, declared: ScoreMethod) -> str:

@@ -285,7 +285,7 @@ def build_probe_row(probe: dict[str, float], *, encoder: str) -> dict[str, Any]:
     Parameters
     ----------
     probe : dict
-        From `probe_site`.
+        From `helpers.features.probe.probe_site`.
     encoder : str
 
     Returns
@@ -293,11 +293,8 @@ def build_probe_row(probe: dict[str, float], *, encoder: str) -> dict[str, Any]:
     dict
         Arguments of `run.score`.
     """
-    source = (
-        f"chance over {probe['n_sites']} sites; features that know the site can carry whatever differs between sites"
-    )
     return {
         "id": f"03/site_probe/{encoder}/oof", "quantity": "balanced accuracy", "value": probe["balanced_accuracy"],
-        "ci_low": probe["ci_low"], "ci_high": probe["ci_high"], "n": probe["n"], "reference": probe["chance"],
-        "kind": "control", "source": source,
+        "n": int(probe["n_cases"]), "reference": probe["chance"], "kind": "control",
+        "source": f"chance over {probe['n_sites']:g} sites; p {probe['p_value']:.3g} by relabelling cases",
     }  # fmt: skip

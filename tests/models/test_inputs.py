@@ -1,0 +1,121 @@
+"""What a model reads: the right file for each slide, the tiles that pass, targets with honest constants."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from helpers.core.errors import FeatureError
+from helpers.features.store import FeatureBag
+from helpers.models.inputs import (
+    find_feature_files,
+    list_absent,
+    locate_tiles,
+    make_measure,
+    make_reader,
+    read_groups,
+    select_tiles,
+)
+
+SLIDES = pd.DataFrame({"slide_id": ["s1", "s2"], "case_id": ["a", "b"]})
+PROLIF11 = ["BIRC5", "CCNB1", "CDC20", "NUF2", "CEP55", "NDC80", "MKI67", "PTTG1", "RRM2", "TYMS", "UBE2C"]
+
+
+def make_bag(**options: object) -> FeatureBag:
+    values = {
+        "features": np.ones((3, 2), np.float32),
+        "coords_l0": None,
+        "qc": None,
+        "attributes": {},
+        "dialect": "clam",
+    }
+    return FeatureBag(**(values | options))  # type: ignore[arg-type]
+
+
+def write_tensor(path: Path, rows: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(torch.arange(rows * 2, dtype=torch.float32).reshape(rows, 2), path)
+    return path
+
+
+def test_features_of_the_cohort_are_found_by_their_path_and_a_slide_without_one_is_seen(tmp_path: Path) -> None:
+    stored = write_tensor(tmp_path / "s1.pt", 3)
+    files = find_feature_files(SLIDES.assign(features_path=[str(stored), None]))
+    assert files["origin"].tolist() == ["cohort", "cohort"]
+    assert files["features_file"].tolist() == [stored, None]
+
+
+def test_features_of_others_win_and_are_read_by_slide_name(tmp_path: Path) -> None:
+    write_tensor(tmp_path / "theirs" / "s2.pt", 4)
+    files = find_feature_files(SLIDES, features_dir=tmp_path / "theirs", encoder_dir=tmp_path / "ours")
+    assert files["origin"][0] == "features_dir"
+    read = make_reader(files)
+    assert read("s2").shape == (4, 2)
+
+
+def test_a_missing_folder_names_what_is_there_instead(tmp_path: Path) -> None:
+    (tmp_path / "features" / "mean_colour").mkdir(parents=True)
+    with pytest.raises(FeatureError, match="there is no feature folder 'uni' in .*it holds mean_colour"):
+        find_feature_files(SLIDES, encoder_dir=tmp_path / "features" / "uni")
+    with pytest.raises(FeatureError, match=r"none of the 2 slides has a feature file .*first looked for 's1\.h5'"):
+        find_feature_files(SLIDES, encoder_dir=tmp_path / "features" / "mean_colour")
+    with pytest.raises(FeatureError, match="neither features_dir nor chapter 02 is given"):
+        find_feature_files(SLIDES)
+
+
+def test_filters_drop_a_tile_for_each_reason_and_nothing_else() -> None:
+    qc = pd.DataFrame(
+        {
+            "tissue_fraction": [0.9, 0.4, 0.9, 0.9, 0.9, 0.9],
+            "pen_red_fraction": [0.0, 0.0, 0.04, 0.0, 0.0, 0.0],
+            "pen_blue_fraction": [0.0, 0.0, 0.04, 0.0, 0.0, 0.0],
+            "thick_fraction": [0.0, 0.0, 0.0, 0.8, 0.0, 0.0],
+            "haze_fraction": [0.0, 0.0, 0.0, 0.0, 0.8, 0.0],
+            "focus_laplacian_var": [300.0, 300.0, 300.0, 300.0, 300.0, 20.0],
+        }
+    )
+    bag = make_bag(features=np.ones((6, 2), np.float32), qc=qc)
+    assert select_tiles(bag).tolist() == [True, False, False, False, False, True]
+    assert select_tiles(bag, min_focus=100.0).tolist() == [True, False, False, False, False, False]
+
+
+def test_features_without_quality_columns_pass_whole_and_a_missing_column_is_named() -> None:
+    assert select_tiles(make_bag()).tolist() == [True, True, True]
+    with pytest.raises(FeatureError, match="the tiles carry no thick_fraction, haze_fraction; found tissue_fraction"):
+        select_tiles(make_bag(qc=pd.DataFrame({"tissue_fraction": [1.0, 1.0, 1.0]})))
+
+
+def test_tiles_are_located_in_um_by_x_and_y_resolution() -> None:
+    attributes = {"mpp_x": 0.5, "mpp_y": 0.25, "patch_size_level0": 256}
+    located = locate_tiles(make_bag(coords_l0=np.array([[0, 0], [10, 20], [30, 40]]), attributes=attributes))
+    assert located is not None
+    assert located[0].tolist() == [[0, 0], [5, 5], [15, 10]]
+    assert located[1] == 128
+    assert locate_tiles(make_bag()) is None
+
+
+def test_score_constants_follow_the_training_cases_and_a_single_gene_needs_none() -> None:
+    rng = np.random.default_rng(1)
+    expression = pd.DataFrame(rng.normal(8, 2, size=(20, 11)), columns=PROLIF11, index=[f"{i:02d}" for i in range(20)])
+    measure = make_measure(expression, targets=["prolif11", "MKI67"], score_method="mean_log2", others=["mean_zscore"])
+    few, many = measure(expression.index[:6]), measure(expression.index)
+    assert list(few) == ["prolif11", "prolif11_mean_zscore", "MKI67"]
+    assert few["prolif11"].equals(expression[PROLIF11].mean(axis=1))
+    assert few["MKI67"].equals(expression["MKI67"])
+    assert not np.allclose(few["prolif11_mean_zscore"], many["prolif11_mean_zscore"])
+    assert few["prolif11_mean_zscore"].iloc[:6].mean() == pytest.approx(0)
+
+
+def test_a_cohort_without_sites_makes_every_case_its_own_group() -> None:
+    cases = pd.DataFrame({"case_id": ["a", "b"], "site": ["X", None]})
+    assert read_groups(cases).tolist() == ["a", "b"]
+    assert read_groups(cases.assign(site="X")).tolist() == ["X", "X"]
+
+
+def test_every_absent_case_has_a_reason() -> None:
+    cases = pd.DataFrame({"case_id": ["a", "b", "c", "d"]})
+    splits = pd.DataFrame({"case_id": ["a", "b", "c"]})
+    reasons = list_absent(cases, pooled=pd.Index(["a", "c", "d"]), expression=pd.Index(["a", "b", "d"]), splits=splits)
+    assert reasons == {"b": "no tile with features", "c": "no expression", "d": "in no split"}
