@@ -94,30 +94,31 @@ assert board["value"].notna().all(), f"rows without a value: {board.loc[board['v
 # Correlations and errors share a linear axis; hazard ratios have their own, logarithmic, with a line at one.
 
 # %%
-from helpers.figures import style
-from helpers.figures.scoreboard import ROW_MM, plot_comparison
+from helpers.book.scoreboard import find_axis
+from helpers.figures.scoreboard import new_comparison, plot_comparison
 
-is_ratio = board["quantity"].str.startswith("hazard_ratio")
-is_bounded = board["quantity"].str.contains("spearman|pearson|r2|r_squared|auroc|roc_auc|pr_auc|kappa|concordance|accuracy|share|ratio_to_ceiling")
-families = {"hazard ratio": is_ratio, "correlation or other bounded measure": is_bounded & ~is_ratio}
-board["family"] = ["hazard ratio" if r else "bounded" if b else "other" for r, b in zip(is_ratio, is_bounded, strict=True)]
-pd.crosstab(board["kind"], board["family"])
-
+board["axis"] = find_axis(board)
+pd.crosstab(board["kind"], board["axis"])
 
 # %% [markdown]
-# Rows of the family *other* (counts, months, seconds) have no common axis; they stand in the tables at the end.
+# Rows of the axis *other* (counts, months, seconds) have nothing in common to be drawn on; they stand in the table at the end.
 
 # %%
+LABELS = {"bounded": "correlation, or another measure between −1 and 1", "ratio": "hazard ratio, log axis"}
+
+
 def draw(kind):
     """Draw one kind of comparison, one figure per axis."""
-    for label, chosen in families.items():
-        rows = board[(board["kind"] == kind) & chosen].head(spec.max_rows)
-        if rows.empty:
+    for axis, label in LABELS.items():
+        rows = board[(board["kind"] == kind) & (board["axis"] == axis)]
+        if rows.empty or kind not in spec.kinds:
             continue
-        fig, (ax,) = style.new_figure(width_mm=105, height_mm=22 + ROW_MM * len(rows))
-        plot_comparison(rows, ax=ax, log=label == "hazard ratio", label=label)
-        ax.set_title(f"{kind}", pad=14)
-        run.save_figure(fig, f"{kind}_{label.split()[0]}", table=rows.drop(columns="family"))
+        shown = rows.head(spec.max_rows)
+        fig, ax, beside = new_comparison(len(shown))
+        plot_comparison(shown, ax=ax, beside=beside, log=axis == "ratio", label=label)
+        run.save_figure(fig, f"{kind}_{axis}", table=shown)
+        if len(rows) > len(shown):
+            print(f"{len(rows) - len(shown)} more rows of {kind} stand in the table at the end")
 
 
 # %% [markdown]
@@ -128,8 +129,7 @@ def draw(kind):
 # so the planted hazard ratio of the latent proliferation would be the wrong yardstick for a score predicted from images.
 
 # %%
-if "planted" in spec.kinds:
-    draw("planted")
+draw("planted")
 
 # %% [markdown]
 # ## Published: does this run look like the literature?
@@ -138,8 +138,7 @@ if "planted" in spec.kinds:
 # A run on the phantom beside a published value says that the phantom is neither too easy nor too hard, and nothing about patients.
 
 # %%
-if "published" in spec.kinds:
-    draw("published")
+draw("published")
 
 # %% [markdown]
 # ## Baselines and controls: is it the method, or something simpler?
@@ -148,16 +147,17 @@ if "published" in spec.kinds:
 # When a control comes close, the method's own number loses its meaning.
 
 # %%
-for kind in ("baseline", "control"):
-    if kind in spec.kinds:
-        draw(kind)
+draw("baseline")
+
+# %%
+draw("control")
 
 # %% [markdown]
 # ## Everything, as a table
 
 # %%
 shown = ["id", "kind", "value", "ci_low", "ci_high", "n", "n_events", "reference", "reference_low", "reference_high", "holds"]
-run.save_table(board.drop(columns="family"), "scoreboard")
+run.save_table(board.drop(columns="axis"), "scoreboard")
 board[shown].style.format(precision=3, na_rep="–").hide(axis="index")
 
 # %%

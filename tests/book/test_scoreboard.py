@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.book.scoreboard import COLUMNS, collect_scores, summarise_scores, write_scoreboard
+from helpers.book.scoreboard import COLUMNS, collect_scores, find_axis, summarise_scores, write_scoreboard
 from helpers.core import paths, provenance
 from helpers.core.errors import RunError
 from helpers.core.specs import Spec
@@ -70,3 +70,14 @@ def test_an_id_that_occurs_twice_or_under_a_wrong_chapter_is_refused(tmp_path):
     run_chapter(Three(), tmp_path, [{"id": "04/spearman/x/oof"}])
     with pytest.raises(RunError, match=r"ids \['04/spearman/x/oof'\] do not begin"):
         collect_scores(tmp_path)
+
+
+def test_hazard_ratios_bounded_measures_and_the_rest_are_drawn_on_axes_of_their_own(tmp_path):
+    rows = [
+        {"id": "03/spearman/x/oof", "value": -0.2, "reference": 0.5},
+        {"id": "03/hazard_ratio/x/rfs", "value": 0.9},
+        {"id": "03/seconds/x/all", "value": 12.0},
+        {"id": "03/share/x/all", "value": 0.5, "reference_high": 3.0},
+    ]
+    run_chapter(Three(), tmp_path, rows)
+    assert find_axis(collect_scores(tmp_path)).tolist() == ["bounded", "ratio", "other", "other"]

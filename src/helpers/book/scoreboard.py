@@ -101,3 +101,23 @@ def summarise_scores(table: pd.DataFrame) -> pd.DataFrame:
     counts = pd.crosstab(table["kind"], verdict).reindex(columns=["hold", "fail", "open"], fill_value=0)
     counts.insert(0, "rows", counts.sum(axis=1))
     return counts.rename_axis(index="kind", columns=None).reset_index()
+
+
+def find_axis(table: pd.DataFrame) -> pd.Series:
+    """Say which axis each row can be drawn on.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `collect_scores`.
+
+    Returns
+    -------
+    Series of str
+        'ratio' (hazard ratios: log axis, line at 1), 'bounded' (value, interval and reference lie in -1 … 1), else
+        'other' (counts, months, seconds: no common axis).
+    """
+    ratio = table["id"].str.split("/").str[1].str.startswith("hazard_ratio")
+    drawn = table[["value", "ci_low", "ci_high", "reference", "reference_low", "reference_high"]]
+    bounded = (drawn.abs() <= 1.0).where(drawn.notna(), True).all(axis=1)
+    return ratio.map({True: "ratio", False: ""}).where(ratio, bounded.map({True: "bounded", False: "other"}))

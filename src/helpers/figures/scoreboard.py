@@ -1,19 +1,49 @@
 """The scoreboard as pictures: what this run found beside what was planted, published or measured before."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from helpers.figures.style import GREY, PALETTES
+from helpers.figures.style import GREY, PALETTES, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-ROW_MM = 5.2
-"""Height of one row; a figure of n rows wants n * ROW_MM plus 22 mm for its axis and header."""
-VERDICTS = {True: "holds", False: "does not hold"}
+ROW_MM = 4.6
+"""Height of one row of a comparison."""
+FRAME_MM = 17.0
+"""Height of its axis, label and header."""
+VERDICTS = {True: "holds", False: "fails"}
+WIDTH_MM = 190.0
+COLUMNS = {"this run (95 % CI)": 0.0, "reference": 0.36, "n (events)": 0.66, "verdict": 0.88}
+"""Headers of the columns beside a comparison, and where they begin (share of the width)."""
 
 
-def plot_comparison(table: "pd.DataFrame", *, ax: "Axes", log: bool = False, label: str = "") -> "Axes":
+def new_comparison(n_rows: int) -> "tuple[Figure, Axes, Axes]":
+    """Return a figure for `n_rows` quantities: axes to draw in, and axes beside it for the numbers.
+
+    Parameters
+    ----------
+    n_rows : int
+
+    Returns
+    -------
+    fig : Figure
+    ax : Axes
+    beside : Axes
+    """
+    fig, (ax, beside) = new_figure(
+        width_mm=WIDTH_MM,
+        height_mm=FRAME_MM + ROW_MM * n_rows,
+        columns=2,
+        width_ratios=[1.0, 1.5],
+    )
+    return fig, ax, beside
+
+
+def plot_comparison(
+    table: "pd.DataFrame", *, ax: "Axes", beside: "Axes | None" = None, log: bool = False, label: str = ""
+) -> "Axes":
     """Draw one line per quantity: this run's value with its interval, and its reference with its own.
 
     Parameters
@@ -21,6 +51,8 @@ def plot_comparison(table: "pd.DataFrame", *, ax: "Axes", log: bool = False, lab
     table : DataFrame, rows of the scoreboard
         Columns id, value, ci_low, ci_high, n, n_events, reference, reference_low, reference_high, kind, holds.
     ax : Axes
+    beside : Axes, optional
+        Where the numbers are written, row by row.
     log : bool
         A log axis with a line at 1, for ratios; otherwise a line at 0.
     label : str
@@ -29,26 +61,33 @@ def plot_comparison(table: "pd.DataFrame", *, ax: "Axes", log: bool = False, lab
     Returns
     -------
     Axes
+        `ax`.
     """
-    colours = PALETTES["kind"]
     for y, row in enumerate(table.itertuples()):
-        if row.reference_low == row.reference_low and row.reference_high == row.reference_high:
-            band = [row.reference_low, row.reference_high]
-            ax.plot(band, [y, y], color="0.82", lw=7, solid_capstyle="butt", zorder=1)
-        if row.reference == row.reference:
-            ax.plot(row.reference, y, marker="D", ms=4, mfc="white", mec="0.25", mew=0.9, ls="", zorder=3)
-        if row.ci_low == row.ci_low and row.ci_high == row.ci_high:
-            ax.plot([row.ci_low, row.ci_high], [y, y], color=colours[row.kind], lw=1.4, zorder=2)
-        ax.plot(row.value, y, marker="o", ms=4.5, color=colours[row.kind], ls="", zorder=4)
-    ax.axvline(1.0 if log else 0.0, color=GREY, lw=0.6, ls=":")
+        _draw_row(ax, y, row)
+    ax.axvline(1.0 if log else 0.0, color=GREY, lw=0.6, ls=":", zorder=0)
     if log:
         ax.set_xscale("log")
         _label_ratio_ticks(ax)
     ax.set_yticks(range(len(table)), [_shorten_id(name) for name in table["id"]])
+    ax.tick_params(axis="y", length=0, labelsize=6)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.set_xlabel(label)
-    _write_columns(table, ax)
+    if beside is not None:
+        _write_columns(table, beside)
+        beside.set_ylim(ax.get_ylim())
     return ax
+
+
+def _draw_row(ax: "Axes", y: int, row: Any) -> None:
+    colour = PALETTES["kind"][row.kind]
+    if row.reference_low == row.reference_low and row.reference_high == row.reference_high:
+        ax.plot([row.reference_low, row.reference_high], [y, y], color="0.85", lw=6, solid_capstyle="butt", zorder=1)
+    if row.ci_low == row.ci_low and row.ci_high == row.ci_high:
+        ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, lw=1.4, zorder=2)
+    if row.reference == row.reference:
+        ax.plot(row.reference, y, marker="D", ms=4, mfc="white", mec="0.25", mew=0.9, ls="", zorder=4)
+    ax.plot(row.value, y, marker="o", ms=4.5, color=colour, mec="white", mew=0.4, ls="", zorder=3)
 
 
 def _shorten_id(name: str) -> str:
@@ -66,29 +105,36 @@ def _label_ratio_ticks(ax: "Axes") -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _write_columns(table: "pd.DataFrame", ax: "Axes") -> None:
-    """Write value, reference, n (events) and verdict at the right of the axes."""
-    columns = {
-        1.03: ("this run (95 % CI)", [_format(r.value, r.ci_low, r.ci_high) for r in table.itertuples()]),
-        1.34: ("reference", [_format(r.reference, r.reference_low, r.reference_high) for r in table.itertuples()]),
-        1.62: ("n (events)", [_format_n(r.n, r.n_events) for r in table.itertuples()]),
-        1.80: ("", [VERDICTS.get(r.holds, "") for r in table.itertuples()]),
-    }
-    for x, (header, texts) in columns.items():
-        ax.text(x, 1.01, header, transform=ax.transAxes, fontsize=6, weight="bold", va="bottom")
-        for y, text in enumerate(texts):
+def _write_columns(table: "pd.DataFrame", beside: "Axes") -> None:
+    """Write value, reference, n (events) and verdict, one row per quantity."""
+    rows = list(table.itertuples())
+    texts = (
+        [_format(row.value, row.ci_low, row.ci_high) for row in rows],
+        [_format(row.reference, row.reference_low, row.reference_high) for row in rows],
+        [_format_n(row.n, row.n_events) for row in rows],
+        [VERDICTS.get(row.holds, "") for row in rows],
+    )
+    beside.axis("off")
+    beside.set_xlim(0.0, 1.0)
+    for (header, x), column in zip(COLUMNS.items(), texts, strict=True):
+        beside.text(x, 1.01, header, transform=beside.transAxes, fontsize=6, weight="bold", va="bottom")
+        for y, text in enumerate(column):
             colour = PALETTES["status"]["failed"] if text == VERDICTS[False] else "black"
-            ax.text(x, y, text, transform=ax.get_yaxis_transform(), fontsize=6, va="center", color=colour)
+            beside.text(x, y, text, fontsize=6, va="center", color=colour)
 
 
-def _format(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None or value != value:
-        return f"{low:.2f} to {high:.2f}" if low == low and low is not None and high is not None else "–"
-    interval = f" ({low:.2f}, {high:.2f})" if low is not None and low == low and high == high else ""
-    return f"{value:.2f}{interval}"
+def _format(value: float, low: float, high: float) -> str:
+    """Return 'value (low, high)'; a bound without its partner is written as one."""
+    has_low, has_high = low == low, high == high
+    if has_low and has_high:
+        bounds = f"({low:.2f}, {high:.2f})"
+    else:
+        bounds = f"≥ {low:.2f}" if has_low else f"≤ {high:.2f}" if has_high else ""
+    shown = f"{value:.2f} {bounds}".strip() if value == value else bounds or "–"
+    return shown.replace("-", "−")
 
 
-def _format_n(n: float | None, n_events: float | None) -> str:
-    if n is None or n != n:
+def _format_n(n: float, n_events: float) -> str:
+    if n != n:
         return ""
-    return f"{n:,.0f}" + ("" if n_events is None or n_events != n_events else f" ({n_events:,.0f})")
+    return f"{n:,.0f}" + (f" ({n_events:,.0f})" if n_events == n_events else "")
