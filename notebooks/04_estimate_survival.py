@@ -158,9 +158,12 @@ fit_km(chosen.time[:8], chosen.event[:8])[["time", "n_at_risk", "n_events", "n_c
 #
 # The same arithmetic on everybody, cut at the line drawn above.
 # The shaded band is the pointwise 95 % interval, small ticks are censored cases, and the rows below the axis say how many people each part of the curve rests on.
+# Without a declared horizon the drawing stops where a group falls below ten cases; the tests use all of follow-up.
 # Groups are for the eye: the primary estimate keeps the score on its declared scale, because cutting it throws away about a third of its information.
 
 # %%
+import pandas as pd
+
 from helpers.core.vocab import ENDPOINT_LABELS
 from helpers.stats.survival_report import compare_risk_groups
 
@@ -170,7 +173,7 @@ fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=82, columns=len(pa
 for ax, letter, item, shown in zip(axes, "ab", pair, groups, strict=False):
     title = f"{letter}  {item.target}, {survival_plan.MEASURED_LABELS[item.measured]}"
     figures.plot_km(shown.curve, shown.at_risk, ax=ax, test=shown.test, ratio=shown.ratio, cutoff_origin=shown.cutoff.origin, endpoint=ENDPOINT_LABELS[item.endpoint], title=title)
-run.save_figure(fig, "km_primary", table=groups[0].curve)
+run.save_figure(fig, "km_primary", table=pd.concat([shown.curve.assign(measured=item.measured) for item, shown in zip(pair, groups, strict=True)]))
 for item, shown in zip(pair, groups, strict=True):
     run.save_table(shown.at_risk, f"at_risk_{item.measured}")
 
@@ -205,7 +208,7 @@ corrected = correct_best_cutoff(*followed, chosen.score, quantiles=tried, n_perm
 run.save_table(scan, "cutoff_scan")
 run.save_table(corrected, "best_cutoff")
 print(f"the search calls pure noise significant in {100 * corrected['false_alarms'].item():.0f} % of tries, instead of 5 %")
-print(f"honest p-value of the best cut-off: {corrected['corrected_p'].item():.4f}")
+print(f"honest p-value of the best cut-off: {corrected['corrected_p'].item():.4f} (it cannot be below 1 / 2,001)")
 
 # %% [markdown]
 # A cut-off fixed beforehand on training cases needs no such correction, which is why this chapter has one and keeps it.
@@ -236,7 +239,7 @@ figures.plot_forest(forest, ax=axes[0], p_column="p")
 run.save_figure(fig, "hazard_ratios", table=forest);
 
 # %% [markdown]
-# Read one block at a time and within it the pairs: image above, RNA below.
+# Read one block at a time and within it the pairs: image (purple) above, RNA (green) below; the diamond is the primary analysis.
 # An interval is the statement; whether it excludes 1 is only its shortest summary, and with few events it will not, whatever the truth is.
 # As a yardstick: 80 % power for a hazard ratio of 1.65 between two halves takes about 125 events.
 
@@ -279,17 +282,17 @@ if fits:
 #
 # A Cox model states one ratio for all of follow-up.
 # If the score predicts early events and not late ones, that number is an average over time, weighted by how long people happened to be followed, and two studies of the same biology will disagree.
-# So the horizon is taken away here and the ratio is followed over time: a smooth of the scaled Schoenfeld residuals (one dot per event), and the ratio among those still at risk, period by period.
+# So the horizon is taken away here and the ratio is followed over time: a smooth of the scaled Schoenfeld residuals (one dot per event, where the score is continuous), and the ratio among those still at risk, period by period.
 # The test is R's `cox.zph`.
 
-# We look at the primary analysis, and at the declared one whose test objects most.
+# We look at the primary analysis, and at the one of another endpoint whose test objects most.
 
 # %%
 from helpers.stats.survival_report import follow_ratio
 
-tested = results.dropna(subset=["p_proportional"])
-suspects = [analyses[0], *(analyses[i] for i in tested.nsmallest(1, "p_proportional").index)]
-suspects = list(dict.fromkeys(replace(item, horizon_months=None, adjustment="none", role="") for item in suspects))
+others = results[(results["endpoint"] != spec.primary_endpoint) & results["p_proportional"].notna()]
+suspects = [analyses[0], *(analyses[i] for i in others.nsmallest(1, "p_proportional").index)]
+suspects = [replace(item, horizon_months=None, adjustment="none") for item in suspects]
 drifts = [
     follow_ratio(item, cases, scores.table, horizons=spec.horizons_months, edges=spec.period_edges_months, **options)
     for item in suspects
@@ -298,15 +301,14 @@ drifts = [
 # %%
 fig, axes = new_figure(width_mm=4 + 90 * len(suspects), height_mm=76, columns=len(suspects))
 for ax, letter, item, drift in zip(axes, "ab", suspects, drifts, strict=False):
-    title = f"{letter}  {ENDPOINT_LABELS[item.endpoint]}: {item.target} ({item.measured})"
+    title = f"{letter}  {ENDPOINT_LABELS[item.endpoint]}: {item.target} ({survival_plan.MEASURED_WORDS[item.measured]})"
     ylabel = f"Hazard ratio {survival_plan.SCALE_LABELS[item.scale]}"
     figures.plot_ratio_over_time(drift.smooth, drift.periods, ax=ax, test=drift.test, title=title, ylabel=ylabel)
-    figures.plot_ph_residuals(drift.residuals, ax=ax)
-run.save_figure(fig, "hazard_ratio_over_time", table=drifts[-1].smooth)
+    if item.scale != "high_vs_low":
+        figures.plot_ph_residuals(drift.residuals, ax=ax)
+run.save_figure(fig, "hazard_ratio_over_time", table=drifts[-1].smooth);
 
 # %%
-import pandas as pd
-
 horizons = pd.concat(
     [drift.horizons.assign(analysis=item.describe()) for item, drift in zip(suspects, drifts, strict=True)]
 )
@@ -326,12 +328,12 @@ horizons[["analysis", "end", "hazard_ratio", "ci_low", "ci_high", "n", "n_events
 
 # %%
 from helpers.stats.competing import read_incidence
-from helpers.stats.survival_report import estimate_competing_incidence, plan_ticks
+from helpers.stats.survival_report import FEWEST_SHOWN, estimate_competing_incidence, plan_ticks
 
 shown_endpoint = spec.competing_endpoint if has_endpoint(cases, str(spec.competing_endpoint)) else None
 if shown_endpoint and has_endpoint(cases, "os"):
     curve, words = estimate_competing_incidence(cases, shown_endpoint)
-    end = min(float(plan_ticks(curve["time"].max())[-2]), 240.0)
+    end = min(plan_ticks(curve.loc[curve["n_at_risk"] >= FEWEST_SHOWN, "time"].max(), cover=False)[-1], 240.0)
     fig, axes = new_figure(width_mm=94, height_mm=66)
     figures.plot_incidence(curve, ax=axes[0], endpoint=words, max_months=end)
     run.save_figure(fig, "cumulative_incidence", table=curve)
@@ -359,17 +361,19 @@ for source, fit in fits.items():
 # ## Answer for it
 #
 # On a phantom each hazard ratio answers to the planted truth *of the same estimand*: the same score, scale, adjustment, endpoint and horizon, by Monte Carlo over a million table cases.
-# The image's is read off the attenuation curve at the correlation that it reached with the RNA.
+# The image's is read off the attenuation curve at the correlation that it reached with the RNA; a subgroup's is the ratio in these very cases, were they followed over and over.
 # On a real cohort the row stands beside a baseline on the same files, or beside the paper, which is another cohort.
 
 # %%
 from helpers.cohort.published import read_published
-from helpers.stats.survival_scores import build_published_rows, build_score_rows, correlate_measurements, read_estimands
+from helpers.stats.survival_scores import build_published_rows, build_score_rows, correlate_measurements
+from helpers.stats.survival_truth import read_truth
 
 published = read_published(profile=run.profile_dir.name, chapter="04")
 declared = results[results["role"] != "exploratory"]
 correlations = {name: correlate_measurements(scores.table, target=name, case_ids=chosen.case_id) for name in spec.targets}
-rows = build_score_rows(declared, published=published, estimands=read_estimands(run), correlations=correlations)
+truth = read_truth(run, correlations=correlations)
+rows = build_score_rows(declared, published=published, truth=truth, cases=cases, scores=scores.table)
 
 # %%
 if "image" in scores.measured:

@@ -113,6 +113,13 @@ def test_covariates_carry_their_unit_in_their_name() -> None:
     assert set(coded["Stage, per step"].dropna()) == {1.0, 2.0, 3.0}
 
 
+def test_substages_count_as_their_stage_and_an_unknown_word_is_an_error() -> None:
+    cases = pd.DataFrame({"stage": ["IIA", "IIIC", "IV", "I", None]})
+    assert plan.encode_covariates(cases, ["stage"])["Stage, per step"].tolist()[:4] == [2.0, 3.0, 4.0, 1.0]
+    with pytest.raises(StatsError, match="covariate 'stage' holds 'Stage X', expected one of 0, I, II, III, IV"):
+        plan.encode_covariates(pd.DataFrame({"stage": ["IIA", "Stage X"]}), ["stage"])
+
+
 def test_a_covariate_the_cohort_lacks_is_an_error_that_lists_what_it_has() -> None:
     cases, _ = draw_study(20)
     with pytest.raises(StatsError, match=r"covariates ki67_percent, her2 are unknown or empty .* has: age_years"):

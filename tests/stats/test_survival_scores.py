@@ -6,6 +6,7 @@ import pytest
 
 from helpers.cohort.published import read_published
 from helpers.core.errors import DuplicateError, SchemaError, StatsError
+from helpers.core.specs import PhantomSpec
 from helpers.stats.survival_plan import RESULT_COLUMNS
 from helpers.stats.survival_scores import (
     build_published_rows,
@@ -15,6 +16,7 @@ from helpers.stats.survival_scores import (
     score_expression,
     tabulate_distribution,
 )
+from helpers.stats.survival_truth import PlantedTruth
 
 PREDICTIONS = pd.DataFrame(
     {
@@ -144,47 +146,75 @@ def test_a_second_analysis_of_the_same_endpoint_gets_an_id_that_says_what_differ
     ]
 
 
+ASKED = {"endpoint": "rfs", "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0}
 ESTIMANDS = {
-    "rows": [
-        {"score": "MKI67", "endpoint": "rfs", "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0,
-         "log_hr": 0.5, "hr": float(np.exp(0.5)), "mc_se": 0.01}
-    ],
-    "image_rows": [
-        {"rho_latent": rho, "endpoint": "rfs", "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0,
-         "log_hr": rho, "hr": float(np.exp(rho)), "mc_se": 0.01}
-        for rho in (0.2, 0.9)
-    ],
+    "rows": [{"score": "MKI67", "log_hr": 0.5, "hr": float(np.exp(0.5)), "mc_se": 0.01, **ASKED}],
+    "image_rows": [{"rho_latent": rho, "log_hr": rho, "hr": float(np.exp(rho)), **ASKED} for rho in (0.2, 0.9)],
     "image_correlations": [
         {"rho_latent": 0.2, "spearman_MKI67": 0.1, "spearman_prolif11": 0.1},
         {"rho_latent": 0.9, "spearman_MKI67": 0.8, "spearman_prolif11": 0.8},
     ],
-}  # fmt: skip
+}
+
+
+def judge(table: pd.DataFrame, *, rho: float = 0.45) -> dict:
+    cases, scores, planted = draw_phantom()
+    truth = PlantedTruth(PhantomSpec(), ESTIMANDS, planted, {"MKI67": rho})
+    return build_score_rows(table, published=read_published(chapter="04"), truth=truth, cases=cases, scores=scores)[0]
+
+
+def draw_phantom(n: int = 80) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    rng = np.random.default_rng(1)
+    names = [f"P{i:03d}" for i in range(n)]
+    latent, nodes = rng.normal(size=n), rng.poisson(1.0, n)
+    size, age = np.exp2(rng.normal(0.2, 0.7, n)) * 20, rng.normal(60, 10, n)
+    cases = pd.DataFrame(
+        {"case_id": names, "age_years": age, "tumour_size_mm": size, "nodes_positive": nodes, "er": "positive",
+         "her2": rng.choice(["negative", "positive"], n, p=[0.8, 0.2])}
+    )  # fmt: skip
+    planted = pd.DataFrame(
+        {
+            "case_id": names[::-1],
+            "latent": latent[::-1],
+            "log_nodes": np.log1p(nodes)[::-1],
+            "log2_size": np.log2(size / 20)[::-1],
+        }
+    )
+    scores = [
+        pd.DataFrame({"case_id": names, "split": "development", "target": "MKI67", "measured": m, "score": latent})
+        for m in ("image", "rna")
+    ]
+    return cases, pd.concat(scores), planted
 
 
 def test_a_planted_ratio_answers_to_the_same_estimand() -> None:
-    row = build_score_rows(results(), published=read_published(chapter="04"), estimands=ESTIMANDS)[0]
+    row = judge(results())
     assert row["kind"] == "planted"
     assert row["reference"] == pytest.approx(np.exp(0.5))
     assert row["reference_low"] < row["reference"] < row["reference_high"]
     assert row["holds"] is True
-    outside = build_score_rows(results(ci_low=1.7), published=read_published(chapter="04"), estimands=ESTIMANDS)[0]
-    assert outside["holds"] is False
+    assert judge(results(ci_low=1.7))["holds"] is False
 
 
 def test_the_image_answers_to_the_attenuated_truth_at_its_correlation() -> None:
-    row = build_score_rows(
-        results(measured="image"), published=read_published(chapter="04"), estimands=ESTIMANDS,
-        correlations={"MKI67": 0.45},
-    )[0]  # fmt: skip
+    row = judge(results(measured="image"))
     assert row["reference"] == pytest.approx(np.exp(0.55))
     assert "observed Spearman 0.450" in row["source"]
 
 
+def test_a_subgroup_answers_to_its_own_cases_followed_over_and_over() -> None:
+    row = judge(results(population="erpos_her2neg", scale="per_sd", sd=1.0))
+    assert row["source"] == "these cases followed over and over"
+    assert np.log(row["reference"]) == pytest.approx(0.40, abs=0.12), (
+        "0.5 per SD of the latent, diluted by other deaths"
+    )
+
+
 def test_without_a_tabulated_truth_a_planted_row_says_so() -> None:
-    for fields in ({"population": "erpos_her2neg"}, {"endpoint": "os"}, {"measured": "image"}):
-        row = build_score_rows(results(**fields), published=read_published(chapter="04"), estimands=ESTIMANDS)[0]
+    for fields, rho in (({"endpoint": "os"}, 0.45), ({"measured": "image"}, 0.95)):
+        row = judge(results(**fields), rho=rho)
         assert row.get("reference") is None
-        assert row["source"].startswith("PhantomError")
+        assert "tabulated" in row["source"]
 
 
 def test_the_papers_ratio_stands_beside_the_image_in_every_profile() -> None:

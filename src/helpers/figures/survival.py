@@ -183,7 +183,8 @@ def plot_forest(
     ----------
     table : DataFrame
         One row per line of the figure, top to bottom: label, hazard_ratio, ci_low, ci_high, n, n_events; optional
-        p, colour, marker, and `heading` (True: bold text without a ratio).
+        p, `source` ('image' or 'rna', drawn in their colours), `primary` (True: a diamond), and `heading` (True: bold
+        text without a ratio).
     ax : Axes
     limits : tuple of float, optional
         Of the axis; an interval that leaves them ends in an arrow. Without it the axis holds every interval up to
@@ -231,11 +232,12 @@ def _find_limits(rows: pd.DataFrame) -> tuple[float, float]:
 def _draw_interval(ax: "Axes", row: dict[str, Any], y: float, *, low: float, high: float) -> None:
     if pd.isna(row["hazard_ratio"]):
         return
-    colour = row.get("colour", BLACK)
+    colour = PALETTES["source"].get(str(row.get("source")), BLACK)
+    shape = "D" if row.get("primary") is True else "s"
     left, right = max(row["ci_low"], low), min(row["ci_high"], high)
     ax.plot([left, right], [y, y], color=colour, lw=1.0, solid_capstyle="butt", gid="interval")
     if low <= row["hazard_ratio"] <= high:
-        ax.plot(row["hazard_ratio"], y, marker=row.get("marker", "s"), ms=4, color=colour, ls="none", gid="ratio")
+        ax.plot(row["hazard_ratio"], y, marker=shape, ms=4, color=colour, ls="none", gid="ratio")
     for edge, bound, marker in ((low, row["ci_low"], "<"), (high, row["ci_high"], ">")):
         if (bound < low) if marker == "<" else (bound > high):
             ax.plot(edge, y, marker=marker, ms=3.5, color=colour, clip_on=False, ls="none", gid="arrow")
@@ -401,14 +403,14 @@ def plot_score_distribution(
         label = f"{str(split).replace('_', ' ')} (n {rows['count'].sum():.0f})"
         ax.stairs(rows["count"], edges, fill=True, color=colour, alpha=0.25, lw=0)
         ax.stairs(rows["count"], edges, color=colour, lw=1.0, label=label)
-    ax.set_ylim(0, ax.get_ylim()[1] * 1.32)
-    ax.axvline(cutoff, color=BLACK, lw=0.9, ls=(0, (4, 2)), gid="cutoff", ymax=0.90)
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.45)
+    ax.axvline(cutoff, color=BLACK, lw=0.9, ls=(0, (4, 2)), gid="cutoff", ymax=0.82)
     top = ax.get_ylim()[1]
     for words, side, colour in (
         ("low ", "right", PALETTES["risk"]["low"]),
         (" high", "left", PALETTES["risk"]["high"]),
     ):
-        ax.text(cutoff, 0.86 * top, words, ha=side, va="center", color=colour, fontsize=6.5, fontweight="bold")
+        ax.text(cutoff, 0.77 * top, words, ha=side, va="center", color=colour, fontsize=6.5, fontweight="bold")
     ax.set_xlabel(xlabel)
     ax.set_ylabel("Cases")
     ax.legend(loc="upper right")

@@ -25,9 +25,11 @@ from helpers.stats.proportionality import check_proportional_hazards
 
 POPULATION_LABELS: Final = {"all": "all cases", "erpos_her2neg": "ER+/HER2−", "grade2": "grade 2"}
 MEASURED_LABELS: Final = {"image": "predicted from the image", "rna": "measured by RNA"}
+MEASURED_WORDS: Final = {"image": "image", "rna": "RNA"}
 SCALE_LABELS: Final = {"per_sd": "per SD", "per_unit": "per unit", "high_vs_low": "high vs low"}
 SCORE_COLUMNS: Final = ("case_id", "split", "target", "measured", "score")
 STAGES: Final = {"0": 0.0, "I": 1.0, "II": 2.0, "III": 3.0, "IV": 4.0}
+"""Substages such as IIA count as their stage."""
 COVARIATES: Final[dict[str, tuple[str, float | dict[str, float]]]] = {
     "age_years": ("Age, per 10 years", 10.0),
     "tumour_size_mm": ("Tumour size, per 10 mm", 10.0),
@@ -77,8 +79,9 @@ class Analysis:
         until = "" if self.horizon_months is None else f" to {self.horizon_months:g} months"
         adjusted = "" if self.adjustment == "none" else ", adjusted"
         population = POPULATION_LABELS[self.population]
-        return f"{self.target} ({self.measured}), {ENDPOINT_LABELS[self.endpoint]}{until}, {population}, " + (
-            f"{SCALE_LABELS[self.scale]}{adjusted}"
+        return (
+            f"{self.target} ({MEASURED_WORDS[self.measured]}), {ENDPOINT_LABELS[self.endpoint]}{until}, {population}, "
+            + (f"{SCALE_LABELS[self.scale]}{adjusted}")
         )
 
 
@@ -206,9 +209,22 @@ def encode_covariates(cases: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
     columns = {}
     for name in names:
         label, unit = COVARIATES[name]
-        numbers = cases[name].map(unit) if isinstance(unit, dict) else cases[name].astype("Float64") / unit
+        numbers = _code_words(cases[name], unit) if isinstance(unit, dict) else cases[name].astype("Float64") / unit
         columns[label] = numbers.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     return pd.DataFrame(columns, index=cases.index)
+
+
+def _code_words(column: pd.Series, numbers: dict[str, float]) -> pd.Series:
+    """Turn words into numbers; a word without one is an error, since it would otherwise become a missing value."""
+    words = column.str.replace(r"(?<=[IV])[A-D]\d?$", "", regex=True)
+    unknown = sorted(set(words.dropna()) - set(numbers))
+    if unknown:
+        msg = (
+            f"StatsError: covariate '{column.name}' holds {', '.join(map(repr, unknown))}, expected one of "
+            f"{', '.join(numbers)}. Correct the cells, or empty them: the cases are then lost by name."
+        )
+        raise StatsError(msg)
+    return words.map(numbers)
 
 
 @dataclass(frozen=True)
@@ -361,7 +377,8 @@ def fit_score_constants(
     words = "development cases" + ("" if population == "all" else f", {POPULATION_LABELS[population]}")
     fitted = fit_cutoff(values, quantile=quantile, cases=words)
     if cutoff is not None and population == "all":
-        fitted = Cutoff(cutoff, "locked by chapter 03 on its training cases")
+        same = abs(cutoff - fitted.value) < 1e-9
+        fitted = Cutoff(cutoff, f"{fitted.origin}, as locked by chapter 03" if same else "locked by chapter 03")
     return ScoreConstants(fitted, float(np.std(values, ddof=1)), int(values.size))
 
 

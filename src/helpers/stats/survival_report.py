@@ -22,6 +22,7 @@ from helpers.stats.proportionality import (
 )
 from helpers.stats.survival_plan import (
     MEASURED_LABELS,
+    MEASURED_WORDS,
     POPULATION_LABELS,
     SCALE_LABELS,
     Analysis,
@@ -32,6 +33,8 @@ from helpers.stats.survival_plan import (
 
 COMPOSITE = {"rfs": "Recurrence", "pfi_or_death": "Progression"}
 """Endpoints that count death itself, and what is left of them when deaths are set apart."""
+FEWEST_SHOWN = 10
+"""Without a declared horizon, curves are drawn while each group holds at least this many cases."""
 
 
 def summarize_endpoints(cases: pd.DataFrame, endpoints: Sequence[str]) -> pd.DataFrame:
@@ -98,6 +101,9 @@ def compare_risk_groups(
 ) -> RiskGroups:
     """Cut an analysis' score into high and low, whatever its own scale is, for the Kaplan–Meier picture.
 
+    The curve ends at the horizon; without one it ends at the last tick at which each group holds `FEWEST_SHOWN`
+    cases, since the rest of it is drawn by a handful of people. The tests use all of follow-up.
+
     Parameters
     ----------
     item : Analysis
@@ -123,7 +129,7 @@ def compare_risk_groups(
     time, event = truncate_follow_up(chosen.time, chosen.event, item.horizon_months)
     high = scale_score(chosen.score, scale="high_vs_low", cutoff=constants.cutoff)
     group = np.where(high == 1, "high", "low")
-    ticks = plan_ticks(item.horizon_months or float(time.max()))
+    ticks = plan_ticks(item.horizon_months or _find_thin_tail(time, group), cover=item.horizon_months is not None)
     ratio = estimate_analyses([grouped], cases, scores, covariates=(), quantile=quantile, cutoffs=cutoffs)
     return RiskGroups(
         curve=fit_km(time, event, group=group), at_risk=count_at_risk(time, event, at=ticks, group=group),
@@ -131,14 +137,21 @@ def compare_risk_groups(
     )  # fmt: skip
 
 
-def plan_ticks(months: float, *, most: int = 6) -> Floats:
-    """Return ticks of a time axis in months: whole years (or half years), at most `most` steps, covering all.
+def _find_thin_tail(time: Floats, group: np.ndarray) -> float:
+    """Return the last time at which every group still holds `FEWEST_SHOWN` cases, or all are followed that far."""
+    return min(float(np.sort(time[group == name])[-min(FEWEST_SHOWN, (group == name).sum())]) for name in set(group))
+
+
+def plan_ticks(months: float, *, most: int = 6, cover: bool = True) -> Floats:
+    """Return ticks of a time axis in months: whole years (or half years), at most `most` steps.
 
     Parameters
     ----------
     months : float
         Longest time shown.
     most : int
+    cover : bool
+        The last tick lies at or beyond `months`; otherwise at or before it.
 
     Returns
     -------
@@ -146,7 +159,8 @@ def plan_ticks(months: float, *, most: int = 6) -> Floats:
     """
     steps = (6, 12, 24, 36, 60, 120, 240)
     step = next((step for step in steps if months / step <= most), steps[-1])
-    return np.arange(0, np.ceil(months / step - 1e-9) * step + 1, step, dtype=np.float64)
+    n_steps = np.ceil(months / step - 1e-9) if cover else max(np.floor(months / step + 1e-9), 1)
+    return np.arange(0, n_steps * step + 1, step, dtype=np.float64)
 
 
 def estimate_competing_incidence(cases: pd.DataFrame, endpoint: str) -> tuple[pd.DataFrame, str]:
@@ -232,7 +246,7 @@ def fit_models(
             chosen = select_cases(cases, scores, adjusted, covariates=covariates)
             constants = fit_constants(adjusted, cases, scores, quantile=quantile, cutoffs=cutoffs)
             x = scale_score(chosen.score, scale=item.scale, cutoff=constants.cutoff, sd=constants.sd)
-            label = f"{item.target} ({source}), {SCALE_LABELS[item.scale]}"
+            label = f"{item.target} ({MEASURED_WORDS[source]}), {SCALE_LABELS[item.scale]}"
             terms = pd.concat([pd.DataFrame({label: x}), chosen.covariates], axis=1)
             fits[source] = fit_uni_and_multivariable(chosen.time, chosen.event, terms, horizon=item.horizon_months)
             left_out = f"; does not vary here: {', '.join(chosen.dropped)}" if chosen.dropped else ""
@@ -370,7 +384,7 @@ def arrange_forest(results: pd.DataFrame) -> pd.DataFrame:
         rows.append({"label": _describe_block(*values), "heading": True})
         ranked = group.assign(rank=group.groupby(["endpoint", "target"], sort=False).ngroup())
         for row in ranked.sort_values(["rank", *order], kind="stable").to_dict("records"):
-            label = f"{ENDPOINT_LABELS[row['endpoint']]}: {row['target']}, {MEASURED_LABELS[row['measured']]}"
+            label = f"{ENDPOINT_LABELS[row['endpoint']]}: {row['target']}, {MEASURED_WORDS[row['measured']]}"
             primary = row["role"] == "primary"
             label += " (primary)" if primary else ""
             rows.append(row | {"label": label, "heading": False, "source": row["measured"], "primary": primary})
@@ -400,8 +414,8 @@ def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for name, fit in fits.items():
         for model, group in fit.groupby("model", sort=False):
-            start = f"{name}: " if len(fits) > 1 else ""
+            words = f"{model}, {MEASURED_LABELS.get(name, name)}" if len(fits) > 1 else model
             per_term = "" if model == "univariable" else f" ({group['events_per_term'].iloc[0]:.0f} events per term)"
-            rows.append({"label": f"{start}{model}{per_term}", "heading": True})
+            rows.append({"label": f"{words[0].upper()}{words[1:]}{per_term}", "heading": True})
             rows += [row | {"label": row["term"], "heading": False} for row in group.to_dict("records")]
     return pd.DataFrame(rows)
