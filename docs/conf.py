@@ -54,7 +54,7 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "header_links_before_dropdown": 7,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "gallery": [], "scoreboard": []},
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
     "announcement": os.environ.get("HISTOBOOK_SITE_NOTE", ""),

@@ -47,7 +47,7 @@ def test_cards_show_title_first_figure_and_key(finished):
 def test_the_scoreboard_page_shows_verdicts_and_escapes_what_it_quotes(finished):
     text = pages.write_scoreboard_page(finished)
     assert text.index("## Planted") < text.index("## Control")
-    assert '<td class="number">0.610 (0.4, 0.75)</td>' in text
+    assert '<td class="number">0.610 (0.400, 0.750)</td>' in text
     assert '<span class="holds">holds</span>' in text
     assert '<span class="fails">does not hold</span>' in text
     assert "planted &lt;loadings&gt;" in text

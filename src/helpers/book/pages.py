@@ -46,8 +46,10 @@ class Chapter:
 
     @property
     def figures(self) -> list[Path]:
-        """The chapter's figures, as PNG."""
-        return sorted((self.folder / "figures").glob("*.png"))
+        """The chapter's figures as PNG, in the order in which it saved them."""
+        saved = [Path(output["path"]).name for output in self.record["outputs"] if output["path"].endswith(".png")]
+        figures = [self.folder / "figures" / name for name in saved]
+        return [figure for figure in figures if figure.is_file()]
 
 
 def find_chapters(folder: Path) -> list[Chapter]:
@@ -187,14 +189,14 @@ def write_gallery(profile: str, chapters: Sequence[Chapter]) -> str:
             for figure in chapter.figures
         ]
         if cards:
-            blocks.append(f"## {chapter.title}\n\n{_grid(cards)}")
+            blocks.append(f"## {chapter.title}\n\n{_grid(cards, columns='1 1 2 2')}")
     body = "\n\n".join(blocks) or "The chapters of this profile saved no figure."
     head = f"# Gallery\n\nEvery figure that the profile `{profile}` saved; `results/` holds it as SVG, with its table."
     return f"{head}\n\n{body}\n"
 
 
-def _grid(cards: Sequence[str]) -> str:
-    return ":::::{grid} 1 2 2 3\n:gutter: 3\n\n" + "\n".join(cards) + "\n:::::"
+def _grid(cards: Sequence[str], *, columns: str = "1 2 2 3") -> str:
+    return f":::::{{grid}} {columns}\n:gutter: 3\n\n" + "\n".join(cards) + "\n:::::"
 
 
 def _card(title: str, *, link: str, image: str = "", footer: str = "", kind: str = "") -> str:
@@ -252,7 +254,7 @@ def _is_number(value: object) -> bool:
 
 def _interval(value: Any, low: Any, high: Any) -> str:
     if _is_number(low) and _is_number(high):
-        bounds = f"({low:.3g}, {high:.3g})"
+        bounds = f"({low:.3f}, {high:.3f})"
     else:
         bounds = f"≥ {low:.3g}" if _is_number(low) else f"≤ {high:.3g}" if _is_number(high) else ""
     return f"{value:.3f} {bounds}".strip() if _is_number(value) else bounds or "–"
