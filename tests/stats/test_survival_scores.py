@@ -82,6 +82,13 @@ def test_missing_columns_and_targets_are_named() -> None:
         collect_prediction_scores(PREDICTIONS, targets=["ESR1"])
 
 
+def test_text_cells_become_numbers_and_words_are_an_error() -> None:
+    as_text = PREDICTIONS.astype({"y_pred": str, "repeat": str, "fold": str})
+    assert collect_prediction_scores(as_text, targets=["prolif11"])["score"].sum() == pytest.approx(9.0)
+    with pytest.raises(SchemaError, match="column 'y_pred' of the predictions holds 'high'"):
+        collect_prediction_scores(PREDICTIONS.assign(y_pred="high"), targets=["prolif11"])
+
+
 def test_expression_alone_gives_the_rna_score_and_its_split() -> None:
     expression = pd.DataFrame({"case_id": ["a", "b", "c"], "gene": "MKI67", "value": [5.0, 6.0, 7.0], "unit": "log2"})
     splits = pd.Series(["development", "development", "external"], index=["a", "b", "c"])

@@ -334,7 +334,7 @@ def plot_ratio_over_time(
     facts = []
     if test is not None:
         row = test.iloc[0]
-        facts = [f"proportional hazards: χ² = {row['statistic']:.1f}, {format_p(row['p'])}"]
+        facts = [f"proportional hazards: χ² = {row['statistic']:.3g}, {format_p(row['p'])}"]
     _write_title(ax, title, facts)
     return ax
 
@@ -396,6 +396,7 @@ def plot_score_distribution(
     Axes
     """
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     for split, rows in histogram.groupby("split", sort=True, observed=True):
         edges = np.append(rows["left"].to_numpy(), rows["right"].iloc[-1])
@@ -413,6 +414,7 @@ def plot_score_distribution(
         ax.text(cutoff, 0.77 * top, words, ha=side, va="center", color=colour, fontsize=6.5, fontweight="bold")
     ax.set_xlabel(xlabel)
     ax.set_ylabel("Cases")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.legend(loc="upper right")
     _write_title(ax, title, [f"cut-off {cutoff:.2f}: {cutoff_origin}"])
     return ax

@@ -31,8 +31,13 @@ from helpers.stats.survival_plan import (
     select_cases,
 )
 
-COMPOSITE = {"rfs": "Recurrence", "pfi_or_death": "Progression"}
-"""Endpoints that count death itself, and what is left of them when deaths are set apart."""
+COMPOSITE = ("rfs", "pfi_or_death")
+"""Endpoints that count death itself."""
+INCIDENCE_LABELS = {
+    "rfs": "Recurrence", "pfi_or_death": "Progression", "pfi": "Progression or death with tumour", "dfi": "New tumour",
+    "dss": "Death of the disease",
+}  # fmt: skip
+"""What happens in an endpoint once other deaths are set apart."""
 FEWEST_SHOWN = 10
 """Without a declared horizon, curves are drawn while each group holds at least this many cases."""
 
@@ -190,7 +195,7 @@ def estimate_competing_incidence(cases: pd.DataFrame, endpoint: str) -> tuple[pd
         both["time_months"], both["event"], death_time=both["time_months_os"], death=both["event_os"],
         composite=endpoint in COMPOSITE,
     )  # fmt: skip
-    return estimate_cumulative_incidence(time, cause), COMPOSITE.get(endpoint, ENDPOINT_LABELS[endpoint])
+    return estimate_cumulative_incidence(time, cause), INCIDENCE_LABELS.get(endpoint, ENDPOINT_LABELS[endpoint])
 
 
 def count_losses(losses: dict[str, str]) -> pd.DataFrame:
@@ -401,21 +406,32 @@ def _describe_block(population: str, scale: str, adjustment: str, horizon: float
 def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Arrange uni- and multivariable fits for a forest plot.
 
+    Where all ways of measuring rest on equally many cases, the covariates alone are shown once.
+
     Parameters
     ----------
     fits : dict of str to DataFrame
-        Heading to table of `fit_uni_and_multivariable`.
+        Way of measuring to table of `fit_uni_and_multivariable`.
 
     Returns
     -------
     DataFrame
         label, heading, and the columns of the fits.
     """
-    rows: list[dict[str, Any]] = []
-    for name, fit in fits.items():
-        for model, group in fit.groupby("model", sort=False):
-            words = f"{model}, {MEASURED_LABELS.get(name, name)}" if len(fits) > 1 else model
-            per_term = "" if model == "univariable" else f" ({group['events_per_term'].iloc[0]:.0f} events per term)"
-            rows.append({"label": f"{words[0].upper()}{words[1:]}{per_term}", "heading": True})
-            rows += [row | {"label": row["term"], "heading": False} for row in group.to_dict("records")]
-    return pd.DataFrame(rows)
+    alone = {name: fit[fit["model"] == "univariable"] for name, fit in fits.items()}
+    together = {name: fit[fit["model"] == "multivariable"] for name, fit in fits.items()}
+    if len({int(rows["n"].iloc[0]) for rows in alone.values()}) == 1:
+        scores, others = (
+            pd.concat([rows.iloc[part] for rows in alone.values()]) for part in (slice(1), slice(1, None))
+        )
+        blocks = [("Univariable", pd.concat([scores, others.drop_duplicates("term")]))]
+    else:
+        blocks = [(f"Univariable, {MEASURED_LABELS[name]}", rows) for name, rows in alone.items()]
+    for name, rows in together.items():
+        which = f", {MEASURED_LABELS[name]}" if len(fits) > 1 else ""
+        blocks.append((f"Multivariable{which} ({rows['events_per_term'].iloc[0]:.0f} events per term)", rows))
+    table: list[dict[str, Any]] = []
+    for words, rows in blocks:
+        table.append({"label": words, "heading": True})
+        table += [row | {"label": row["term"], "heading": False} for row in rows.to_dict("records")]
+    return pd.DataFrame(table)

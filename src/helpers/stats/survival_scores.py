@@ -162,7 +162,23 @@ def _check_columns(predictions: pd.DataFrame) -> pd.DataFrame:
         )
         raise SchemaError(msg)
     defaults = {"split": "development", "repeat": 0, "fold": 0, "arm": "", "y_true": np.nan}
-    return predictions.assign(**{name: value for name, value in defaults.items() if name not in predictions})
+    table = predictions.assign(**{name: value for name, value in defaults.items() if name not in predictions})
+    for name in ("repeat", "fold", "y_pred", "y_true"):
+        table[name] = _read_numbers(table[name])
+    return table
+
+
+def _read_numbers(column: pd.Series) -> pd.Series:
+    """Read a column of a text table as numbers; empty cells are missing, words are an error."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    words = column[numbers.isna() & column.notna()]
+    if len(words):
+        msg = (
+            f"SchemaError: column '{column.name}' of the predictions holds '{words.iloc[0]}' ({len(words)} such "
+            "cells), expected numbers. Correct or empty the cells."
+        )
+        raise SchemaError(msg)
+    return numbers
 
 
 def _pick_arm(table: pd.DataFrame, arm: str | None) -> pd.DataFrame:
@@ -230,20 +246,22 @@ def score_expression(
     return table.assign(split=table["case_id"].map(splits), measured="rna")[list(SCORE_COLUMNS)]
 
 
-def tabulate_distribution(scores: pd.DataFrame, *, bins: int = 30) -> pd.DataFrame:
+def tabulate_distribution(scores: pd.DataFrame, *, bins: int | None = None) -> pd.DataFrame:
     """Count scores in equal bins, for a histogram.
 
     Parameters
     ----------
     scores : DataFrame
         With `score` and `split`; one target, one way of measuring.
-    bins : int
+    bins : int, optional
+        Default: 8 to 30, with the square root of the number of cases.
 
     Returns
     -------
     DataFrame
         split, left, right, count; the bins are common to all splits.
     """
+    bins = bins or int(np.clip(1.3 * np.sqrt(len(scores)), 8, 30))
     edges = np.histogram_bin_edges(scores["score"], bins=bins)
     parts = []
     for split, rows in scores.groupby("split", sort=True, observed=True):
