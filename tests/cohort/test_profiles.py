@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.core import specs
 from helpers.core.errors import SpecError
 from helpers.core.specs import AnalysisPlan, CohortSpec
 
@@ -22,6 +23,15 @@ def test_chapter_00_of_every_profile_validates(repository, name):
     spec = CohortSpec.from_values({**shared, **profile["chapters"]["00"]})
     assert profile["profile"] == name
     assert spec.seed == profile["shared"]["seed"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_chapter_of_every_profile_validates(repository, name):
+    profile = read(repository, name)
+    known = {cls.chapter[:2]: cls for cls in vars(specs).values() if isinstance(cls, type) and issubclass(cls, specs.Spec)}
+    for number, values in profile["chapters"].items():
+        shared = {key: value for key, value in profile["shared"].items() if key in known[number].model_fields}
+        known[number].from_values({**shared, **(values or {})})
 
 
 @pytest.mark.parametrize("name", [name for name in PROFILES if name != "her2st"])
