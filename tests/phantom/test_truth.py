@@ -15,8 +15,8 @@ from helpers.phantom.population import compute_stage, deal_sites, draw_cases, op
 from helpers.phantom.truth import PhantomTruth, compute_truth_hash, normalise_vector, plan_cohort
 
 PINNED = {
-    20261: "f03ea20c4da95dd9d98dc9f5ebc7a46428cad1b5dbf6f9b1fdae2a3fa6c6c87f",
-    1: "050ac2e776a840b82118dfeba11a9010e20aea46c8dbdfc42b4bd43cd08e43c0",
+    20261: "81200496271c38481d2e61d3c295013d067975f04449aca9d505453233e0718a",
+    1: "f70c3292f429d3a1a9f7d43b5d9013f312821ed25578f10aeb6df12115fc6dd8",
 }
 
 
@@ -109,12 +109,23 @@ def test_subtypes_are_as_frequent_as_planted_and_order_proliferation(many: Phant
     assert means["LumA"] < means["LumB"] < means["Basal"]
 
 
-def test_grade_follows_its_components_and_the_latent(many: PhantomTruth) -> None:
-    cases = many.cases.merge(many.cases_truth[["case_id", "latent", "mitosis"]], on="case_id")
+def test_grade_is_the_sum_of_its_components_and_follows_the_latent(many: PhantomTruth) -> None:
+    cases = many.cases.merge(many.cases_truth[["case_id", "latent"]], on="case_id")
     total = cases["grade_tubule"] + cases["grade_pleomorphism"] + cases["grade_mitosis"]
     assert (cases["grade"] == np.select([total <= 5, total <= 7], [1, 2], 3)).all()
-    assert (cases["grade_mitosis"] == np.select([cases["mitosis"] < 1.5, cases["mitosis"] < 2.5], [1, 2], 3)).all()
     assert cases.groupby("grade")["latent"].mean().is_monotonic_increasing
+
+
+def test_two_readings_of_a_grade_agree_as_often_as_two_gradings_of_tcga() -> None:
+    """467 of 743 = 0.629. The second reader sees the same tumours: only the reader's streams differ."""
+    first = open_streams(8, "readers")
+
+    def second(name: str) -> np.random.Generator:
+        return open_streams(9, "readers")(name) if name.endswith("_reader") else first(name)
+
+    spec = PhantomSpec()
+    one, two = (draw_cases(spec, 20_000, streams)["grade"] for streams in (first, second))
+    assert (one == two).mean() == pytest.approx(467 / 743, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def judge(row: dict[str, Any]) -> tuple[str, bool | None]:
     if row["id"] in BOUNDS:
         sign, limit = BOUNDS[row["id"]]
         return f"{sign} {limit:g}", bool(row["mean"] >= limit if sign == ">=" else row["mean"] <= limit)
-    if "log_hr_error/" in row["id"]:
+    if "log_hr_error/" in row["id"] and row["n"] > 1:
         return "interval covers 0", bool(row["ci_low"] <= 0 <= row["ci_high"])
     if row["id"].startswith("tables/covered/"):
         slack = 3 * (0.95 * 0.05 / row["n"]) ** 0.5

@@ -1,5 +1,6 @@
 """One phantom cohort through the helpers of chapters 00 to 04, everything measured once, beside what was planted."""
 
+import inspect
 import shutil
 import time
 from dataclasses import dataclass
@@ -218,8 +219,7 @@ def pool_encoder(spec: ProliferationSpec, slides: pd.DataFrame, encoder_dir: Pat
     -------
     DataFrame, (n_cases, d)
     """
-    names = {"min_tissue_fraction", "min_focus", "max_pen_fraction", "max_thick_fraction", "max_haze_fraction"}
-    filters = spec.model_dump(include=names)
+    filters = spec.model_dump(include=set(inspect.signature(select_tiles).parameters))
     files = find_feature_files(slides[["slide_id", "case_id"]], encoder_dir=encoder_dir)
     located = files.set_index("slide_id")["features_file"]
 

@@ -20,7 +20,9 @@ subtype means          TCGA-BRCA (same cases): mean and SD of the 11-gene score 
 gene loadings          TCGA-BRCA, log2(RSEM + 1) of 720 cases regressed on those four scores, rounded.
 age, nodes, size       METABRIC: age by subtype, 47 % node-positive, size 23 mm (median), and their rank correlations.
 ER, PR, HER2           METABRIC: shares by PAM50 subtype.
-grade components       assumed; grades 1 / 2 / 3 come out at 16 / 36 / 47 % (METABRIC: 9 / 41 / 50 %).
+grade components       assumed, so that recorded grades 1 / 2 / 3 come out at 12 / 45 / 43 % (METABRIC: 9 / 41 / 50 %) and
+                       correlate with MKI67 at 0.45 (METABRIC: 0.385; Spearman).
+reading a grade        error SD 0.75: two readings agree in 63 % of cases, as two gradings of TCGA did (467 of 743).
 TIL level              assumed; basal > HER2 > luminal, as Denkert 2018 (doi 10.1016/S1470-2045(17)30904-X).
 assay_sd, section_sd   assumed: RNA and slide come from different pieces of one tumour.
 immune, omics          assumed; the size of each effect is in loadings.csv and omics_truth.csv.
@@ -168,10 +170,12 @@ TIL_LOGIT_SD: Final = 0.9
 
 # component: (correlation with the latent, share of score 1, share of score 2); the rest scores 3
 GRADE_COMPONENTS: Final[dict[str, tuple[float, float, float]]] = {
-    "tubule": (0.45, 0.06, 0.24),
-    "pleomorphism": (0.60, 0.05, 0.42),
-    "mitosis": (0.85, 0.36, 0.26),
+    "tubule": (0.35, 0.06, 0.24),
+    "pleomorphism": (0.50, 0.05, 0.42),
+    "mitosis": (0.75, 0.36, 0.26),
 }
+READER_SD: Final = 0.75
+"""Error of a pathologist's reading of a component, in SDs of the component."""
 
 SIZE_LOG2_MEAN: Final = 0.20
 """Mean of log2(size / 20 mm)."""

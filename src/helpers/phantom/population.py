@@ -164,16 +164,23 @@ def compute_normal_cdf(z: np.ndarray) -> Array:
 
 
 def _draw_grade(latent: Array, streams: Streams) -> Columns:
-    """Three components on a continuous scale 1-3 (what the slide shows) and rounded (what a pathologist writes)."""
+    """Three components on a scale 1-3 (what the slide shows), each read with error as 1, 2 or 3, and their grade."""
     drawn: Columns = {}
     for name, (correlation, first, second) in effects.GRADE_COMPONENTS.items():
         noise = streams(name).standard_normal(len(latent))
-        rank = compute_normal_cdf(correlation * latent + np.sqrt(1.0 - correlation**2) * noise)
-        drawn[name] = round_digits(np.interp(rank, [0.0, first, first + second, 1.0], [1.0, 1.5, 2.5, 3.0]))
-        drawn[f"{name}_score"] = 1 + (drawn[name] >= 1.5) + (drawn[name] >= 2.5)
+        shown = correlation * latent + np.sqrt(1.0 - correlation**2) * noise
+        read = shown + effects.READER_SD * streams(f"{name}_reader").standard_normal(len(latent))
+        drawn[name] = _scale_component(shown, first, second)
+        scale = _scale_component(read / np.sqrt(1.0 + effects.READER_SD**2), first, second)
+        drawn[f"{name}_score"] = 1 + (scale >= 1.5) + (scale >= 2.5)
     total = np.add.reduce([drawn[f"{name}_score"] for name in effects.GRADE_COMPONENTS])
     drawn["grade"] = 1 + (total >= 6) + (total >= 8)
     return drawn
+
+
+def _scale_component(z: Array, first: float, second: float) -> Array:
+    """Map z to 1-3 such that the stated shares lie below 1.5 and between 1.5 and 2.5."""
+    return round_digits(np.interp(compute_normal_cdf(z), [0.0, first, first + second, 1.0], [1.0, 1.5, 2.5, 3.0]))
 
 
 def _draw_tissue(subtype: np.ndarray, streams: Streams) -> Columns:
