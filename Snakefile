@@ -4,12 +4,13 @@
     histobook book --profile tcga-brca --shards 16 -- --executor slurm --jobs 32    a cluster, see docs/howto/slurm.md
 
 No result is declared here, because Snakemake deletes a declared output before its job and puts an old one back when the
-job fails: a rule's output is an empty stamp, made when its chapter has finished, and every rule is always asked
-(--forceall). Whether `run.json` and the files it lists still hold is for `histobook run` to decide, which takes a second.
+job fails: a rule's output is an empty stamp, made when its chapter has finished. The stamps of the last run are removed
+first, so every chapter is asked again; whether `run.json` and the files it lists still hold is for `histobook run` to
+decide, which takes a second.
 """
 
+import shutil
 import sys
-from pathlib import Path
 
 from helpers.book.params import find_notebook, find_spec, read_profile
 
@@ -19,10 +20,14 @@ SHARDED = {"01", "02"}  # chapters that work slide by slide
 COMMAND = f"'{sys.executable}' -m helpers.book.cli"
 OPTIONS = f"--profile '{PROFILE.path}' --device {config.get('device', 'auto')}"
 DATA = f"--data '{config['data']}'" if config.get("data") else ""
+STAMPS = PROFILE.folder / ".order"
+
+if workflow.is_main_process:
+    shutil.rmtree(STAMPS, ignore_errors=True)
 
 
 def stamp(name):
-    return str(PROFILE.folder / ".order" / name)
+    return str(STAMPS / name)
 
 
 def list_upstream(number):

@@ -44,6 +44,7 @@ def build_site(profile_dir: str | Path, *, out: str | Path | None = None) -> Pat
     source = stage_site(folder, work / "source")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto", "-b", "html"]
     command += ["-d", str(work / "doctrees"), str(source), str(work / "html")]
+    print(f"building the site of '{folder.name}', about a minute", file=sys.stderr)
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         complaints = "\n".join((done.stderr or done.stdout).strip().splitlines()[-30:])

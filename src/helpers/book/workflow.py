@@ -78,7 +78,7 @@ def order_book(
     root = paths.repo_root()
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root, "--cores", cores,
-        "--forceall", "--rerun-incomplete", "--nolock", "--quiet", "all", *options,
+        "--rerun-incomplete", "--nolock", "--quiet", "all", *options,
         "--config", *(f"{name}={value}" for name, value in settings.items()),
         *(["--", f"chapter_{find_notebook(until).name[:2]}"] if until else []),
     ]  # fmt: skip
