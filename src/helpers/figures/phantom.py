@@ -3,7 +3,7 @@
 These figures open a phantom's `truth/`; they belong to chapter 00, where the reader is shown what later chapters must
 find. Tables and images in, Axes out; nothing is computed here.
 
-A gallery takes four columns of axes per slide:
+A gallery takes four columns of axes per slide::
 
     fig, axes = new_figure(width_mm=DOUBLE_COLUMN_MM, height_mm=48 * n, rows=n, columns=4)
     maps, um_per_px = read_maps(truth / "maps" / f"{slide_id}.npz")  # helpers.phantom.generate
