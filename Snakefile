@@ -16,6 +16,7 @@ from helpers.book.params import find_notebook, find_spec, read_profile
 
 PROFILE = read_profile(config.get("profile", "phantom"))
 SHARDS = int(config.get("shards", 1))
+THREADS = int(config.get("threads", 2))
 SHARDED = {"01", "02"}  # chapters that work slide by slide
 COMMAND = f"'{sys.executable}' -m helpers.book.cli"
 OPTIONS = f"--profile '{PROFILE.path}' --device {config.get('device', 'auto')}"
@@ -48,7 +49,7 @@ for number in PROFILE.chapters:
             name: f"shard_{number}"
             input: list_upstream(number)
             output: touch(stamp(f"{number}-{{part}}-of-{parts}"))
-            threads: workflow.cores or 4
+            threads: THREADS
             params: number=number, parts=parts
             shell: f"{COMMAND} run {{params.number}} {OPTIONS} {DATA} --workers {{threads}} --shard {{wildcards.part}}/{{params.parts}}"
 
@@ -58,7 +59,7 @@ for number in PROFILE.chapters:
             list_upstream(number),
             [stamp(f"{number}-{part + 1}-of-{parts}") for part in range(parts)] if parts > 1 else [],
         output: touch(stamp(number))
-        threads: workflow.cores or 4
+        threads: THREADS
         params: number=number
         shell: f"{COMMAND} run {{params.number}} {OPTIONS} {DATA} --workers {{threads}}"
 

@@ -66,7 +66,9 @@ def book(
     context: typer.Context,
     profile: ProfileOption = "phantom",
     data: DataOption = None,
-    cores: Annotated[int, typer.Option("--cores", "-c", min=1, help="Cores of this machine to use.")] = 2,
+    cores: Annotated[
+        int, typer.Option("--cores", "-c", min=1, help="Cores of this machine, or of each job that Snakemake submits.")
+    ] = 2,
     device: DeviceOption = "auto",
     shards: Annotated[int, typer.Option("--shards", min=1, help="Parts into which the slides are cut.")] = 1,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this chapter, e.g. 03.")] = None,

@@ -163,6 +163,7 @@ def summarise_one(name: str, values: np.ndarray) -> dict[str, Any]:
     """
     from scipy.stats import t
 
+    values = values[~np.isnan(values)]  # a seed may not have a quantity; n says how many have
     n, mean = len(values), float(np.mean(values))
     sd = float(np.std(values, ddof=1)) if n > 1 else float("nan")
     half = float(t.ppf(0.975, n - 1)) * sd / n**0.5 if n > 1 else float("nan")

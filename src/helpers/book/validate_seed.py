@@ -17,7 +17,7 @@ from helpers.cohort.inclusion import include_cases
 from helpers.cohort.raw import RawCohort
 from helpers.cohort.splits import plan_splits
 from helpers.core import paths
-from helpers.core.errors import RunError
+from helpers.core.errors import PhantomError, RunError
 from helpers.core.provenance import compute_key, hash_helpers, list_versions
 from helpers.core.specs import CohortSpec, FeatureSpec, PhantomSpec, ProliferationSpec, SurvivalSpec, TilingSpec
 from helpers.features.extract import extract_cohort
@@ -26,7 +26,7 @@ from helpers.models.controls import encode_clinical
 from helpers.models.inputs import find_feature_files, make_measure, select_tiles
 from helpers.models.linear import RidgeFolds, predict_by_ensemble, predict_study
 from helpers.models.pooling import pool_cases
-from helpers.phantom.estimands import compute_cohort_estimand, find_estimand
+from helpers.phantom.estimands import compute_cohort_estimand, find_estimand, interpolate_image_estimand
 from helpers.phantom.generate import generate_cohort
 from helpers.slides.tiling import tile_cohort
 from helpers.stats.correlation import compute_spearman_columns
@@ -392,7 +392,40 @@ def measure_hazards(
             f"log_hr_error/{name}": result["log_hr"] - log_truth,
             f"covered/{name}": float(low <= log_truth <= high),
         }
+        if result["measured"] == "image":
+            found |= measure_lookup(result, scores, log_truth, estimands, name=name)
     return found
+
+
+def measure_lookup(
+    result: dict[str, Any], scores: pd.DataFrame, log_truth: float, estimands: dict[str, Any], *, name: str
+) -> dict[str, float]:
+    """Compare the attenuation curve, which chapter 04 reads its truth from, with the truth of these very cases.
+
+    Parameters
+    ----------
+    result : dict
+        One row of `estimate_analyses`, of an image score.
+    scores : DataFrame
+    log_truth : float
+        From `find_truth`.
+    estimands : dict
+    name : str
+
+    Returns
+    -------
+    dict of str to float
+        Curve minus truth; empty where the correlation lies off the curve.
+    """
+    wide = scores[scores["target"] == result["target"]].pivot(index="case_id", columns="measured", values="score")
+    horizon = None if pd.isna(result["horizon_months"]) else float(result["horizon_months"])
+    asked: dict[str, Any] = {"endpoint": result["endpoint"], "scale": result["scale"], "horizon_months": horizon}
+    try:
+        rho = float(wide["image"].corr(wide["rna"], "spearman"))
+        curve = interpolate_image_estimand(estimands, spearman=rho, measured=result["target"], **asked)
+    except PhantomError:
+        return {}
+    return {f"curve_minus_truth/{name}": curve["log_hr"] - log_truth}
 
 
 def find_truth(

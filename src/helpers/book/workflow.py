@@ -56,6 +56,7 @@ def order_book(
     data : str or Path, optional
         Raw cohort folder, in place of the profile's.
     cores : int
+        Of this machine; of each job, where Snakemake submits jobs.
     device : str
     shards : int
         Parts into which the per-slide chapters are cut.
@@ -72,12 +73,13 @@ def order_book(
     chosen = read_profile(profile)
     for number in chosen.chapters:
         plan_job(number, chosen, data=data)
-    settings: dict[str, Any] = {"profile": chosen.path, "device": device, "shards": shards}
+    settings: dict[str, Any] = {"profile": chosen.path, "device": device, "shards": shards, "threads": cores}
     if data:
         settings["data"] = Path(data).resolve()
     root = paths.repo_root()
+    local = [] if submits_jobs(options) else ["--cores", cores]
     command = [
-        sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root, "--cores", cores,
+        sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root, *local,
         "--rerun-incomplete", "--nolock", "--quiet", "all", *options,
         "--config", *(f"{name}={value}" for name, value in settings.items()),
         *(["--", f"chapter_{find_notebook(until).name[:2]}"] if until else []),
@@ -87,6 +89,20 @@ def order_book(
     if code:
         msg = f"RunError: the book of '{chosen.name}' is not complete. Mend the cause above, then run the same again."
         raise RunError(msg)
+
+
+def submits_jobs(options: Sequence[str]) -> bool:
+    """Say whether Snakemake's options send jobs elsewhere; then `--cores` would bound the whole cluster.
+
+    Parameters
+    ----------
+    options : sequence of str
+
+    Returns
+    -------
+    bool
+    """
+    return any(option.split("=")[0] in {"--executor", "-e", "--profile", "--workflow-profile"} for option in options)
 
 
 @contextmanager
