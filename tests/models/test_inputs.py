@@ -72,18 +72,20 @@ def test_filters_drop_a_tile_for_each_reason_and_nothing_else() -> None:
             "pen_red_fraction": [0.0, 0.0, 0.04, 0.0, 0.0, 0.0],
             "pen_blue_fraction": [0.0, 0.0, 0.04, 0.0, 0.0, 0.0],
             "thick_fraction": [0.0, 0.0, 0.0, 0.8, 0.0, 0.0],
-            "haze_fraction": [0.0, 0.0, 0.0, 0.0, 0.8, 0.0],
-            "focus_laplacian_var": [300.0, 300.0, 300.0, 300.0, 300.0, 20.0],
+            "grey_fraction": [0.0, 0.0, 0.0, 0.0, 0.8, 0.0],
+            "sharpness": [0.7, 0.7, 0.8, 0.7, 0.6, 0.3],
         }
     )
     bag = make_bag(features=np.ones((6, 2), np.float32), qc=qc)
-    assert select_tiles(bag).tolist() == [True, False, False, False, False, True]
-    assert select_tiles(bag, min_focus=100.0).tolist() == [True, False, False, False, False, False]
+    assert select_tiles(bag, min_sharpness=0.0).tolist() == [True, False, False, False, False, True]
+    assert select_tiles(bag).tolist() == [True, False, False, False, False, False]  # 0.3 against a median of 0.7
 
 
 def test_features_without_quality_columns_pass_whole_and_a_missing_column_is_named() -> None:
     assert select_tiles(make_bag()).tolist() == [True, True, True]
-    with pytest.raises(FeatureError, match="the tiles carry no thick_fraction, haze_fraction; found tissue_fraction"):
+    with pytest.raises(
+        FeatureError, match="the tiles carry no sharpness, thick_fraction, grey_fraction; found tissue_fraction"
+    ):
         select_tiles(make_bag(qc=pd.DataFrame({"tissue_fraction": [1.0, 1.0, 1.0]})))
 
 

@@ -399,10 +399,10 @@ class ProliferationSpec(Spec):
     encoder: str = Field("stain_texture", description="features of chapter 02 that the declared arm reads")
     features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
     min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
-    min_focus: Optional[float] = Field(None, ge=0.0, description="tiles with a smaller Laplacian variance are not read")
+    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
     max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
-    max_thick_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles more folded are not read, share")
-    max_haze_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with more structureless tissue, share")
+    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
+    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
     aggregation: Literal["mean", "median", "p75", "mean_sd"] = Field("mean", description="of a case's tile features")
     arm: Literal["ridge"] = Field("ridge", description="declared model; the controls are fitted beside it")
     control_encoder: Optional[str] = Field("mean_colour", description="features of the colour control; null: none")
@@ -413,7 +413,7 @@ class ProliferationSpec(Spec):
     label_columns: tuple[str, ...] = Field(
         ("subtype", "er", "her2", "histology", "grade", "stage", "site"), description="labels of the confounding panel"
     )
-    min_stratum: int = Field(20, ge=5, description="cases a stratum or a site needs to be judged")
+    min_stratum: int = Field(12, ge=5, description="cases a stratum or a site needs to be judged")
     n_permutations: int = Field(200, ge=19, le=100_000, description="within-site permutations, every fold refitted")
     n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")
     map_slide: Optional[str] = Field(None, description="slide of the tile map; null: the highest prediction")

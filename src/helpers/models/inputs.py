@@ -78,10 +78,10 @@ def select_tiles(
     bag: FeatureBag,
     *,
     min_tissue_fraction: float = 0.5,
-    min_focus: float | None = None,
+    min_sharpness: float = 0.6,
     max_pen_fraction: float = 0.05,
-    max_thick_fraction: float = 0.5,
-    max_haze_fraction: float = 0.5,
+    max_thick_fraction: float = 0.3,
+    max_grey_fraction: float = 0.3,
 ) -> np.ndarray:
     """Say which tiles pass the filters.
 
@@ -91,12 +91,12 @@ def select_tiles(
         Without quality columns (features of others) every tile passes.
     min_tissue_fraction : float
         Share of the tile inside the tissue mask.
-    min_focus : float, optional
-        Variance of the Laplacian, grey levels squared; it depends on scanner and resolution, so it is off by default.
+    min_sharpness : float
+        Sharpness relative to the slide's median over tiles with enough tissue, since scanners differ; 0 passes all.
     max_pen_fraction : float
         Share of pixels in the colour of any marker ink.
-    max_thick_fraction, max_haze_fraction : float
-        Share of the tile that is folded, or without local contrast.
+    max_thick_fraction, max_grey_fraction : float
+        Share of the tile that is folded, or darkened without colour (rim of an air bubble, dust).
 
     Returns
     -------
@@ -110,19 +110,20 @@ def select_tiles(
     if bag.qc is None:
         return np.ones(len(bag.features), bool)
     pen = [name for name in bag.qc.columns if name.startswith("pen_")]
-    needed = ["tissue_fraction", "thick_fraction", "haze_fraction", *(["focus_laplacian_var"] if min_focus else [])]
+    needed = ("tissue_fraction", "sharpness", "thick_fraction", "grey_fraction")
     missing = [name for name in needed if name not in bag.qc.columns]
     if missing:
         msg = f"FeatureError: the tiles carry no {', '.join(missing)}; found {', '.join(bag.qc)}. Tile again."
         raise FeatureError(msg)
+    tissue = bag.qc["tissue_fraction"] >= min_tissue_fraction
+    typical = bag.qc.loc[tissue, "sharpness"].median() if tissue.any() else 0.0
     passed = (
-        (bag.qc["tissue_fraction"] >= min_tissue_fraction)
+        tissue
+        & (bag.qc["sharpness"] >= min_sharpness * typical)
         & (bag.qc[pen].sum(axis=1) <= max_pen_fraction)
         & (bag.qc["thick_fraction"] <= max_thick_fraction)
-        & (bag.qc["haze_fraction"] <= max_haze_fraction)
+        & (bag.qc["grey_fraction"] <= max_grey_fraction)
     )
-    if min_focus is not None:
-        passed &= bag.qc["focus_laplacian_var"] >= min_focus
     return passed.to_numpy(bool)
 
 
