@@ -1,8 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: py:percent
-#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -404,7 +401,8 @@ print(f"slide {chosen}, aggregation {spec.aggregation}, coordinates {has[bag.coo
 if located:
     kept = select_tiles(bag, **filters)
     scores = predict_tile_scores(models[0], bag.features[kept], target=measured.columns.get_loc(spec.primary_target))
-    coords_um, size_um = located[0][kept], [bag.attributes[f"level0_{side}"] * bag.attributes["mpp_x"] for side in ("width", "height")]
+    coords_um = located[0][kept]
+    size_um = [bag.attributes["level0_width"] * bag.attributes["mpp_x"], bag.attributes["level0_height"] * bag.attributes["mpp_y"]]
     fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
     if run.has_upstream("01"):
         figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{chosen}.jpg", ax=axes[0], size_um=size_um)
