@@ -27,7 +27,7 @@ from helpers.phantom.estimands import (
 from helpers.phantom.truth import plan_cohort
 
 SMALL = 50_000
-PINNED = "05ea8db22d2a9629e449a6da9bf3e643d86977c7f673564f3f73ff1a2d958fcb"
+PINNED = "ca3d5d7d09257c24b5b4915f5957ac707dd8c8db61008a26af050a6cf1cdd808"
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +177,20 @@ def test_attenuation_table_ends_in_the_measured_score_and_the_latent(table: dict
     assert latent["hr"] == pytest.approx(truth["hr"], abs=2e-6)
     assert latent["spearman"] == table["ceiling"]["MKI67"]["spearman"]
     assert ((curve["hr_low"] < curve["hr"]) & (curve["hr"] < curve["hr_high"])).all()
+
+
+def test_other_covariates_are_another_estimand(table: dict) -> None:
+    names = ["age_years", "tumour_size_mm", "nodes_positive"]
+    find_estimand(table, score="latent", adjustment="clinical", covariates=names[::-1])
+    with pytest.raises(PhantomError, match="adjusted for age_years, grade; the truth of 'clinical' was tabulated for age_years, tumour_size_mm"):
+        find_estimand(table, score="latent", adjustment="clinical", covariates=["age_years", "grade"])
+
+
+def test_cohort_estimand_adjusts_for_any_column_of_the_cases() -> None:
+    truth = plan_cohort(PhantomSpec(n_cases=2_000, n_external=0, render=False))
+    options = {"spec": truth.spec, "cases_truth": truth.cases_truth, "cases": truth.cases, "score": truth.cases_truth["latent"], "n": 40_000}
+    named = compute_cohort_estimand(**options, adjustment="clinical")
+    listed = compute_cohort_estimand(**options, covariates=["age_years", "tumour_size_mm", "nodes_positive"])
+    assert listed == named
+    by_grade = compute_cohort_estimand(**options, covariates=["grade"])
+    assert by_grade["log_hr"] != compute_cohort_estimand(**options)["log_hr"]

@@ -37,6 +37,8 @@ HORIZONS: Final = (60.0, 120.0, None)
 SCALES: Final = ("per_sd", "high_vs_low")
 ADJUSTMENTS: Final = {"none": (), "clinical": ("age_years", "tumour_size_mm", "nodes_positive")}
 """Covariates enter as they stand in cases.csv, linearly."""
+HAZARD_COLUMNS: Final = ("latent", "log_nodes", "log2_size", "age_years")
+"""What the planted outcomes depend on."""
 SCORES: Final = ("latent", "prolif11", "MKI67")
 IMAGE_RHOS: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Correlations between image score and latent at which the attenuated estimands are tabulated."""
@@ -84,6 +86,7 @@ def compute_estimands(spec: PhantomSpec, *, n: int | None = None) -> dict[str, A
     return {
         "key": compute_estimand_key(spec, n=n),
         "n": n,
+        "adjustments": {name: list(columns) for name, columns in ADJUSTMENTS.items()},
         "rows": rows,
         "image_rows": image_rows,
         "image_correlations": [_describe_image(rho, images[rho], few) for rho in IMAGE_RHOS],
@@ -115,7 +118,8 @@ def compute_estimand_key(spec: PhantomSpec, *, n: int) -> str:
     """
     fields = spec.key_fields()
     planted = {name: fields[name] for name in KEY_FIELDS if name != "n_estimand"}
-    return compute_key("estimands", VERSION, planted, n, SEED, BLOCK, list(IMAGE_RHOS), list(HORIZONS))
+    grid = [list(IMAGE_RHOS), list(HORIZONS), {name: list(columns) for name, columns in ADJUSTMENTS.items()}]
+    return compute_key("estimands", VERSION, planted, n, SEED, BLOCK, grid)
 
 
 def write_estimands(spec: PhantomSpec, path: str | Path) -> dict[str, Any]:
@@ -149,6 +153,7 @@ def find_estimand(
     scale: str = "per_sd",
     adjustment: str = "none",
     horizon_months: float | None = None,
+    covariates: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Look up the truth of one hazard ratio.
 
@@ -160,6 +165,8 @@ def find_estimand(
         latent, prolif11 or MKI67 (as measured).
     endpoint, scale, adjustment : str
     horizon_months : float, optional
+    covariates : sequence of str, optional
+        What the estimate was adjusted for, columns of cases.csv: other covariates are another estimand.
 
     Returns
     -------
@@ -171,8 +178,20 @@ def find_estimand(
     PhantomError
         When this estimand was not tabulated; lists what was.
     """
+    _check_adjustment(estimands, adjustment, covariates)
     asked = {"endpoint": endpoint, "scale": scale, "adjustment": adjustment, "horizon_months": horizon_months}
     return _find_row(estimands["rows"], {"score": score, **asked})
+
+
+def _check_adjustment(estimands: dict[str, Any], adjustment: str, covariates: Sequence[str] | None) -> None:
+    known = estimands["adjustments"].get(adjustment)
+    if covariates is not None and known is not None and set(covariates) != set(known):
+        msg = (
+            f"PhantomError: the estimate was adjusted for {', '.join(covariates) or 'nothing'}; the truth of "
+            f"'{adjustment}' was tabulated for {', '.join(known) or 'nothing'}. Adjust for the same, or use "
+            "compute_cohort_estimand."
+        )
+        raise PhantomError(msg)
 
 
 def interpolate_image_estimand(
@@ -184,6 +203,7 @@ def interpolate_image_estimand(
     scale: str = "per_sd",
     adjustment: str = "none",
     horizon_months: float | None = None,
+    covariates: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Return the true hazard ratio of an image score that reaches a given correlation with the measured score.
 
@@ -199,6 +219,8 @@ def interpolate_image_estimand(
         prolif11 or MKI67.
     endpoint, scale, adjustment : str
     horizon_months : float, optional
+    covariates : sequence of str, optional
+        As in `find_estimand`.
 
     Returns
     -------
@@ -210,6 +232,7 @@ def interpolate_image_estimand(
     PhantomError
         When the correlation lies outside what was tabulated (0.2 to 0.9 with the latent), or the estimand does.
     """
+    _check_adjustment(estimands, adjustment, covariates)
     curve = pd.DataFrame(estimands["image_correlations"]).sort_values("rho_latent")
     at = curve[f"spearman_{measured}"].to_numpy()
     if not at[0] <= spearman <= at[-1]:
@@ -281,6 +304,7 @@ def compute_cohort_estimand(
     scale: str = "per_sd",
     adjustment: str = "none",
     horizon_months: float | None = None,
+    covariates: Sequence[str] | None = None,
     cutoff: float | None = None,
     sd: float | None = None,
     n: int = 400_000,
@@ -301,6 +325,8 @@ def compute_cohort_estimand(
         Predicted or measured score, higher = worse.
     endpoint, scale, adjustment : str
     horizon_months : float, optional
+    covariates : sequence of str, optional
+        Numeric columns of `cases` that the ratio is adjusted for, in place of those of `adjustment`.
     cutoff : float, optional
         high_vs_low: high is above it. Default: the median of `score`.
     sd : float, optional
@@ -315,14 +341,16 @@ def compute_cohort_estimand(
         log_hr, hr, mc_se.
     """
     repeats = max(1, round(n / len(cases)))
-    column = {name: np.tile(cases_truth[name].to_numpy(), repeats) for name in ("latent", "log_nodes", "log2_size")}
-    column |= {name: np.tile(cases[name].to_numpy(dtype=float), repeats) for name in ADJUSTMENTS["clinical"]}
-    column |= compute_endpoints(draw_times(spec, column, open_streams(seed, "cohort_estimand")))
+    names = ADJUSTMENTS[adjustment] if covariates is None else tuple(covariates)
+    drawn = {name: np.tile(cases_truth[name].to_numpy(), repeats) for name in HAZARD_COLUMNS}
+    drawn = compute_endpoints(draw_times(spec, drawn, open_streams(seed, "cohort_estimand")))
+    drawn |= {name: np.tile(cases[name].to_numpy(dtype=float), repeats) for name in names}
     values = np.asarray(score, dtype=float)
-    x = _scale(np.tile(values, repeats), scale, cutoff=np.median(values) if cutoff is None else cutoff,
-               sd=values.std(ddof=1) if sd is None else sd)  # fmt: skip
-    table = _Sorted(column, endpoint)
-    log_hr, mc_se, _ = _fit(table, [table.sort(x), *table.covariates(adjustment)], horizon_months)
+    limits = {"cutoff": float(np.median(values)) if cutoff is None else cutoff}
+    limits["sd"] = float(values.std(ddof=1)) if sd is None else sd
+    table = _Sorted(drawn, endpoint)
+    columns = [table.sort(_scale(np.tile(values, repeats), scale, **limits)), *table.covariates(names)]
+    log_hr, mc_se, _ = _fit(table, columns, horizon_months)
     return {"log_hr": log_hr, "hr": float(np.exp(log_hr)), "mc_se": mc_se}
 
 
@@ -387,17 +415,17 @@ class _Sorted:
         self.columns, self.endpoint = columns, endpoint
         self.order = _sort_blocks(columns[time_column(endpoint)])
         self.time, self.event = self.sort(columns[time_column(endpoint)]), self.sort(columns[event_column(endpoint)])
-        self._covariates: dict[str, list[list[Array]]] = {}
+        self._covariates: dict[str, list[Array]] = {}
 
     def sort(self, values: np.ndarray) -> list[Array]:
         return [values[order].astype(np.float64) for order in self.order]
 
-    def covariates(self, adjustment: str) -> list[list[Array]]:
-        """Return the covariates of an adjustment, standardised (which changes no hazard ratio of the score)."""
-        if adjustment not in self._covariates:
-            names = ADJUSTMENTS[adjustment]
-            self._covariates[adjustment] = [self.sort(_standardise(self.columns[name])) for name in names]
-        return self._covariates[adjustment]
+    def covariates(self, names: Sequence[str]) -> list[list[Array]]:
+        """Return covariates, standardised (which changes no hazard ratio of the score)."""
+        for name in names:
+            if name not in self._covariates:
+                self._covariates[name] = self.sort(_standardise(self.columns[name]))
+        return [self._covariates[name] for name in names]
 
     def events(self, horizon_months: float | None) -> list[Array]:
         if horizon_months is None:
@@ -426,7 +454,7 @@ def _fit_score(table: _Sorted, values: Array) -> Iterator[dict[str, Any]]:
         for adjustment in ADJUSTMENTS:
             start: Array | None = None
             for horizon in reversed(HORIZONS):
-                columns = [x, *table.covariates(adjustment)]
+                columns = [x, *table.covariates(ADJUSTMENTS[adjustment])]
                 log_hr, mc_se, start = _fit(table, columns, horizon, start=start)
                 yield {
                     "scale": scale,
