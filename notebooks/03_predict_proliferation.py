@@ -294,6 +294,7 @@ run.save_figure(fig, "permutation_null", table=null_table);
 # %% [markdown]
 # The grey histogram is what this very pipeline finds where there is nothing to find.
 # The p-value counts permutations at or above the observed value and can never be zero.
+# Where cases were set aside inside the training sites (an internal test), their null sits *above* 0: the level of a site is learnt in training and recognised in the test, without any biology.
 #
 # ## Beside the controls, and site by site
 
@@ -401,13 +402,11 @@ print(f"slide {chosen}, aggregation {spec.aggregation}, coordinates {has[bag.coo
 if located:
     kept = select_tiles(bag, **filters)
     scores = predict_tile_scores(models[0], bag.features[kept], target=measured.columns.get_loc(spec.primary_target))
-    coords_um = located[0][kept]
-    size_um = [bag.attributes["level0_width"] * bag.attributes["mpp_x"], bag.attributes["level0_height"] * bag.attributes["mpp_y"]]
+    coords_um, label = located.coords_um[kept], f"tile score, {figures.name_target(spec.primary_target)}{unit}"
     fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
-    if run.has_upstream("01"):
-        figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{chosen}.jpg", ax=axes[0], size_um=size_um)
-    label = f"tile score, {figures.name_target(spec.primary_target)}{unit}"
-    figures.plot_tile_map(coords_um, scores, ax=axes[1], tile_um=located[1], label=label, size_um=size_um)
+    if located.size_um and run.has_upstream("01"):
+        figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{chosen}.jpg", ax=axes[0], size_um=located.size_um)
+    figures.plot_tile_map(coords_um, scores, ax=axes[1], tile_um=located.tile_um, label=label, size_um=located.size_um)
     axes[0].set_title(chosen)
     axes[1].set_title(f"{kept.sum()} tiles, mean {scores.mean():.2f}")
     run.save_figure(fig, "tile_map", table=pd.DataFrame(coords_um, columns=["x_um", "y_um"]).assign(score=scores))

@@ -93,9 +93,19 @@ def test_tiles_are_located_in_um_by_x_and_y_resolution() -> None:
     attributes = {"mpp_x": 0.5, "mpp_y": 0.25, "patch_size_level0": 256}
     located = locate_tiles(make_bag(coords_l0=np.array([[0, 0], [10, 20], [30, 40]]), attributes=attributes))
     assert located is not None
-    assert located[0].tolist() == [[0, 0], [5, 5], [15, 10]]
-    assert located[1] == 128
+    assert located.coords_um.tolist() == [[0, 0], [5, 5], [15, 10]]
+    assert (located.tile_um, located.size_um) == (128, None)
     assert locate_tiles(make_bag()) is None
+
+
+def test_stamp_states_um_itself_and_the_size_of_a_slide_follows_its_pixels() -> None:
+    stamp = locate_tiles(make_bag(coords_um=np.array([[0.0, 0.0]] * 3), attributes={"tile_size_um": 256.0}))
+    assert stamp is not None
+    assert stamp.tile_um == 256
+    attributes = {"mpp_x": 0.5, "mpp_y": 0.25, "patch_size_level0": 256, "level0_width": 2000, "level0_height": 1000}
+    ours = locate_tiles(make_bag(coords_l0=np.zeros((3, 2), np.int64), attributes=attributes))
+    assert ours is not None
+    assert ours.size_um == (1000, 250)
 
 
 def test_score_constants_follow_the_training_cases_and_a_single_gene_needs_none() -> None:

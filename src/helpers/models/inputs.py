@@ -1,6 +1,7 @@
 """What a model of chapter 03 reads: feature files, the tiles that pass, and the targets."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,27 @@ def make_reader(files: pd.DataFrame, **filters: Any) -> ReadTiles:
     return read_tiles
 
 
-def locate_tiles(bag: FeatureBag) -> tuple[np.ndarray, float] | None:
-    """Say where tiles lie and how large they are, in um.
+@dataclass(frozen=True)
+class TileLocations:
+    """Where the tiles of a slide lie, in um.
+
+    Parameters
+    ----------
+    coords_um : ndarray, (n_tiles, 2), float
+        Upper left corners x, y.
+    tile_um : float
+        Edge of a tile.
+    size_um : tuple of two floats, optional
+        Width and height of the slide, where the file states them.
+    """
+
+    coords_um: np.ndarray
+    tile_um: float
+    size_um: tuple[float, float] | None
+
+
+def locate_tiles(bag: FeatureBag) -> TileLocations | None:
+    """Say where tiles lie and how large they are.
 
     Parameters
     ----------
@@ -165,18 +185,19 @@ def locate_tiles(bag: FeatureBag) -> tuple[np.ndarray, float] | None:
 
     Returns
     -------
-    coords_um : ndarray, (n_tiles, 2), float
-        Upper left corners x, y.
-    tile_um : float
-        Edge of a tile; together None where the file states no coordinates or no resolution.
+    TileLocations or None
+        None where the file states no coordinates, or no resolution to turn them into um.
     """
     stated = bag.attributes
     if bag.coords_um is not None and "tile_size_um" in stated:
-        return bag.coords_um, float(stated["tile_size_um"])
+        return TileLocations(bag.coords_um, float(stated["tile_size_um"]), None)
     if bag.coords_l0 is None or not {"mpp_x", "mpp_y", "patch_size_level0"} <= set(stated):
         return None
-    coords_um = bag.coords_l0 * np.array([stated["mpp_x"], stated["mpp_y"]], float)
-    return coords_um, float(stated["patch_size_level0"]) * float(stated["mpp_x"])
+    mpp = np.array([stated["mpp_x"], stated["mpp_y"]], float)
+    size_um = None
+    if {"level0_width", "level0_height"} <= set(stated):
+        size_um = (float(stated["level0_width"] * mpp[0]), float(stated["level0_height"] * mpp[1]))
+    return TileLocations(bag.coords_l0 * mpp, float(stated["patch_size_level0"] * mpp[0]), size_um)
 
 
 def name_target(target: str, method: ScoreMethod, declared: ScoreMethod) -> str:
