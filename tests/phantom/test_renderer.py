@@ -222,6 +222,21 @@ def test_nuclei_are_drawn_where_the_map_says(slide: RenderedSlide) -> None:
     assert np.median(blue[rows, columns]) > 0.5, "lymphocytes do not lie where the table says"
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_glands_over_the_edge_of_the_field_leave_no_cell_outside(seed: int) -> None:
+    plan = replace(PLAN, seed=seed, mpp=1.0, benign_fraction=0.9, tumour_fraction=0.0, fat_fraction=0.05)
+    cells = render_slide(plan).cells
+    for axis in ("x_um", "y_um"):
+        assert cells[axis].min() >= 0
+        assert cells[axis].max() < plan.slide_um
+
+
+def test_the_largest_and_wildest_nuclei_still_fit() -> None:
+    plan = replace(PLAN, nuclear_um=20.0, nuclear_aspect=3.0, pleomorphism=3.0, proliferation=6.0, tumour_fraction=1.0)
+    wild = replace(plan, fat_fraction=0.0, benign_fraction=0.0, tumour_stroma=0.0)
+    assert render_slide(wild).counts["tumour"] > 50
+
+
 def test_cells_lie_inside_the_tissue_and_outside_lumina(slide: RenderedSlide) -> None:
     tissue = plan_tissue(PLAN)
     hollow = tissue.fill([*tissue.lumina, *tissue.vacuoles, *tissue.gland_lumina])

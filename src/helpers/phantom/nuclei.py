@@ -105,7 +105,28 @@ def place_cells(plan: SlidePlan, tissue: Tissue, preparation: Preparation) -> Ce
         _place_tumour(scene),
     ]
     cells = np.concatenate(placed)
+    inside = (np.minimum(cells["x_um"], cells["y_um"]) >= 0) & (
+        np.maximum(cells["x_um"], cells["y_um"]) < plan.slide_um
+    )
+    cells = cells[inside]  # glands and vessels may reach over the edge of the field
     return cells[np.argsort(cells["kind"], kind="stable")]
+
+
+def measure_reach(cells: Cells) -> float:
+    """Measure how far the largest drawing can reach from its centre, um, with room to spare.
+
+    Parameters
+    ----------
+    cells : ndarray, (n_cells,), :data:`CELL`
+
+    Returns
+    -------
+    float
+    """
+    if len(cells) == 0:
+        return 0.0
+    major = cells["diameter_um"] * np.sqrt(cells["aspect"])
+    return float((major * (0.6 + 2.4 * cells["rough"])).max()) + 4.0
 
 
 def stamp_cells(cells: Cells, haematoxylin: Plane, eosin: Plane, *, mpp: float, margin_px: int, family: int) -> None:

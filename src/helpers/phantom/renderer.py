@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from helpers.core.errors import PhantomError
 from helpers.phantom.artefacts import Region, add_lens_artefacts, add_tissue_artefacts
 from helpers.phantom.morphology import draw_preparation
-from helpers.phantom.nuclei import KINDS, Cells, place_cells, stamp_cells
+from helpers.phantom.nuclei import KINDS, Cells, measure_reach, place_cells, stamp_cells
 from helpers.phantom.paint import paint_background
 from helpers.phantom.plan import SlidePlan
 from helpers.phantom.sprites import Plane
@@ -30,7 +30,6 @@ __all__ = ["MAP_UM", "RenderedSlide", "SlidePlan", "render_slide"]
 MAP_UM = 25.0
 """Wanted pixel of the truth maps, um; the true one divides the slide's edge."""
 
-MARGIN_UM = 40.0
 FINE_MPP = 0.40
 """Below this the background is painted at half resolution and enlarged; cells are always drawn at full resolution."""
 
@@ -117,7 +116,7 @@ def _draw_planes(plan: SlidePlan, tissue: Tissue, cells: Cells, edge_px: int) ->
     centres = np.column_stack([tumour["x_um"], tumour["y_um"]])
     shape = (painted_px, painted_px)
     planes = paint_background(plan, tissue, preparation, centres, shape=shape, mpp=plan.mpp * coarse)
-    margin_px = int(np.ceil(MARGIN_UM / plan.mpp))
+    margin_px = int(np.ceil(measure_reach(cells) / plan.mpp))
     haematoxylin, eosin = (_frame(plane, edge_px, coarse, margin_px) for plane in planes)
     stamp_cells(cells, haematoxylin, eosin, mpp=plan.mpp, margin_px=margin_px, family=plan.sprite_family)
     inner = slice(margin_px, margin_px + edge_px)
