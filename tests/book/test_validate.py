@@ -97,11 +97,11 @@ def test_specs_are_those_of_the_profile_with_the_seed_replaced() -> None:
 @pytest.mark.slow
 def test_table_only_cohorts_cover_their_truth() -> None:
     specs = plan_specs("phantom", seed=70_001)
-    tables = measure_tables(specs, compute_estimands(specs.phantom, n=200_000), n_tables=150)
+    tables = measure_tables(specs, compute_estimands(specs.phantom, n=100_000), n_tables=100)
     error = tables["log_hr"] - tables["log_hr_truth"]
     for scale, group in tables.groupby("scale"):
-        assert group["covered"].mean() > 0.89, f"intervals of {scale} miss the truth"
-        assert abs(error[group.index].mean()) < 4 * error[group.index].std() / np.sqrt(150)
+        assert group["covered"].mean() > 0.88, f"intervals of {scale} miss the truth"
+        assert abs(error[group.index].mean()) < 4 * error[group.index].std() / np.sqrt(100)
 
 
 @pytest.mark.slow
