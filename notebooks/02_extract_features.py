@@ -1,0 +1,262 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Extract features
+#
+# **What you'll do.** Turn every tile into a row of numbers, with one or several encoders in a single pass over the pixels; measure where the time goes; and ask whether the numbers give the hospital away.
+#
+# **What you'll need.** Chapter 01. Three minutes on 2 cores for the default phantom; networks of your own want an accelerator.
+#
+# **Inputs → outputs.** Slides, `tiles/<slide>.h5` → `features/<encoder>/<slide>.h5` (features beside their coordinates and quality columns, in TRIDENT's layout), `ledger.parquet`, figures.
+#
+# **Source.** The layout is that of TRIDENT (Zhang et al. 2025, arXiv 2502.06750); that features identify the site was shown by Howard et al. 2021, Nat Commun 12:4423.
+
+# %% tags=["parameters"]
+profile_dir: str = "results/phantom"       # run parameter: results of which profile
+run_name: str = "interactive"              # run parameter: the book's own runs are called book
+shard: str = "1/1"                         # run parameter: k/n does the k-th of n parts of the slides
+workers: int = 2                           # run parameter: threads
+device: str = "auto"                       # run parameter: where networks run
+encoders: list = ["stain_texture", "mean_colour"]  # read in one decode pass
+weights: dict = {}                         # local weights file of each network, by encoder name
+stored_as: str = "float32"                 # precision of the stored features
+batch_size: int = 64                       # tiles per batch
+seed: int = 20261                          # of samples shown, probe folds and random controls
+n_shown: int = 400                         # tiles drawn in the PCA
+n_permutations: int = 99                   # relabellings behind the null of the site probe
+max_failed: int = 0                        # slides that may fail before the chapter stops
+
+# %%
+from helpers.core import provenance
+from helpers.core.specs import FeatureSpec
+
+spec = FeatureSpec.from_namespace(globals())
+run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, workers=workers, device=device)
+
+# %% [markdown]
+# ## Load and count
+#
+# Only slides that chapter 01 tiled come here.
+# Those it lost keep the reason it gave; nothing is tried a second time in the hope of better luck.
+
+# %%
+import pandas as pd
+
+cohort, tiling = run.upstream("00") / "cohort", run.upstream("01")
+slides = pd.read_parquet(cohort / "slides.parquet")
+cases = pd.read_parquet(cohort / "cases.parquet")
+tiled = pd.read_parquet(tiling / "ledger.parquet").set_index("slide_id")
+for slide_id, row in tiled[tiled["status"] == "failed"].iterrows():
+    run.lose(slide_id, row["reason"], kind="slide")
+listed = len(slides)
+slides = slides[slides["slide_id"].map(tiled["status"]).isin(["ok", "reused"])].reset_index(drop=True)
+print(f"{listed} slides listed → {len(slides)} tiled, of {slides['case_id'].nunique()} cases")
+
+# %% tags=["checks"]
+assert slides["slide_id"].is_unique, "a slide stands twice in the cohort"
+assert len(slides) > 0, "chapter 01 tiled no slide, so there is nothing to encode"
+
+# %% [markdown]
+# ## What an encoder is here
+#
+# An encoder turns a tile into a fixed number of values and never sees a label of this cohort.
+# It is known by its name, the version of its code or the SHA-256 of its weights, and its precision; all of that is part of every file's key.
+# A network without a weights file is an error, not an invitation to random numbers: random weights exist only under the name of a control.
+
+# %%
+from helpers.features.encoders import REGISTRY
+
+table = pd.DataFrame(
+    [{"encoder": entry.name, "kind": entry.kind, "used here": entry.name in spec.encoders, "what it is": entry.about}
+     for entry in REGISTRY.values()]
+)
+table.style.hide(axis="index")
+
+# %% [markdown]
+# `stain_texture` is a descriptor made by hand: every length in it is in µm and every stain is measured with the slide's own vectors, so that a tile scanned at 0.25 µm/px in one hospital and at 0.50 in another means the same.
+# `mean_colour` is its control: what colour alone gives away, which is mostly who stained and scanned the slide.
+#
+# ## One tile first
+#
+# Before a cohort, one tile: what do the numbers say?
+
+# %%
+import numpy as np
+
+from helpers.core.paths import resolve
+from helpers.features.extract import describe_context, make_encoders
+from helpers.slides.reader import open_slide
+from helpers.slides.tilefile import read_tiles
+from helpers.slides.tiling import read_tile
+
+makers = make_encoders(spec, device=device)
+first = slides.iloc[0]
+plan = read_tiles(tiling / "tiles" / f"{first['slide_id']}.h5")
+fullest = int(np.argmax(plan.qc["tissue_fraction"].to_numpy()))
+with open_slide(resolve(first["path"]), slide_id=first["slide_id"], mpp=plan.mpp) as slide:
+    tile = read_tile(slide, plan, fullest)
+
+# %%
+from helpers.figures import style
+from helpers.figures.slides import plot_tiles
+
+values = makers[0].encode(tile[None], describe_context(plan))[0]
+fig, axes = style.new_figure(width_mm=50, height_mm=54)
+um_per_px = plan.edge_l0[0] * plan.mpp / tile.shape[1]
+plot_tiles([tile], [f"{first['slide_id']}, tile {fullest}"], axes, um_per_px=um_per_px)
+run.save_figure(fig, "one_tile")
+
+# %%
+names = makers[0].columns or [f"f{number}" for number in range(len(values))]
+pd.Series(values, index=names, name=makers[0].name).head(20).round(3).to_frame()
+
+# %% [markdown]
+# These are the first of the values in one row of the feature matrix.
+# Read them against the picture: a tile full of tumour has a large nuclear share, a tile of stroma has long smooth fibres and few dark objects.
+#
+# ## The cohort
+#
+# Threads decode and encode slide by slide; slides fail alone, and a region that cannot be decoded is a failure of its slide, never a white tile.
+# A file whose key fits is reused, so an interrupted run goes on where it stopped.
+
+# %%
+import time
+
+from helpers.features.extract import extract_cohort
+
+began = time.perf_counter()
+ledger, throughput = extract_cohort(
+    slides, spec, tiles_folder=tiling / "tiles", folder=run.store, ledger=run.path("ledger.parquet"),
+    shard=run.shard, workers=workers, device=device,
+)
+wall = time.perf_counter() - began
+ledger["status"].value_counts().to_dict()
+
+# %%
+for row in ledger[ledger["status"] == "failed"].itertuples():
+    run.lose(row.slide_id, row.reason, kind="slide")
+done = slides.set_index("slide_id").loc[ledger.loc[ledger["status"] != "failed", "slide_id"]].reset_index()
+files = {encoder: [run.store / "features" / encoder / f"{slide_id}.h5" for slide_id in done["slide_id"]] for encoder in spec.encoders}
+run.add_outputs([file for paths in files.values() for file in paths])
+run.note(n_slides=len(done), n_tiles=throughput.n_tiles, wall_seconds=round(wall, 1))
+print(f"{len(ledger)} slides → {len(done)} with features; {throughput.n_tiles:,} tiles encoded now in {wall:.0f} s")
+
+# %% tags=["checks"]
+assert set(ledger["status"]) <= {"ok", "reused", "failed"}, "a slide left the batch without a status"
+assert all(file.is_file() for paths in files.values() for file in paths), "a slide counts as done but has no features"
+
+# %% [markdown]
+# ## Where the time goes
+#
+# The question is always the same: does the encoder wait for pixels, or do the pixels wait for the encoder?
+# If decoding is most of it, a faster accelerator buys nothing.
+# Times are summed over threads, so they add up to more than the wall time; a reused slide costs none.
+
+# %%
+timing = throughput.to_table()
+run.save_table(timing, "throughput")
+if throughput.n_tiles:
+    print(f"{throughput.n_tiles / wall:.0f} tiles per second on {workers} threads")
+timing.style.format({"seconds": "{:.1f}", "ms_per_tile": "{:.2f}", "share": "{:.0%}"}).hide(axis="index")
+
+# %% [markdown]
+# ## Look at the tiles as the encoder sees them
+#
+# We draw the same number of tiles from each slide and project their features on the two main directions.
+# Pictures stand at some of them: neighbours should look alike to a pathologist, not only to a scanner.
+
+# %%
+from helpers.features.probe import compute_pca, sample_tiles
+
+declared = spec.encoders[0]
+sample = sample_tiles(files[declared], list(done["slide_id"]), n_tiles=spec.n_shown, min_tissue=0.5, rng=np.random.default_rng(spec.seed))
+scores, share = compute_pca(sample.features)
+site_of = done.merge(cases, on="case_id").set_index("slide_id")["site"] if "site" in cases else done.set_index("slide_id")["case_id"]
+points = sample.table.assign(pc1=scores[:, 0], pc2=scores[:, 1], site=sample.table["slide_id"].map(site_of))
+points.head()
+
+# %%
+from helpers.features.probe import pick_spread
+
+shown = pick_spread(scores, n=14)
+pictures = {}
+for number in shown:
+    row = sample.table.iloc[number]
+    plan = read_tiles(tiling / "tiles" / f"{row['slide_id']}.h5")
+    with open_slide(resolve(done.set_index("slide_id").at[row["slide_id"], "path"]), slide_id=row["slide_id"], mpp=plan.mpp) as slide:
+        pictures[number] = read_tile(slide, plan, int(row["row"]))
+
+# %%
+from helpers.figures.slides import plot_pca
+
+fig, (ax,) = style.new_figure(width_mm=150, height_mm=95)
+plot_pca(points, ax=ax, share=share, thumbnails=pictures)
+ax.set_title(f"{len(points)} tiles of {len(done)} slides, encoder {declared}")
+run.save_figure(fig, "tiles_pca", table=points)
+
+# %% [markdown]
+# If the colours separate, the main directions are the hospital's and not the tumour's.
+# If they mix, that is comforting and proves nothing, because a classifier looks at all directions, not at two.
+#
+# ## The trap: features know the hospital
+#
+# So we ask a classifier. It sees the mean features of a slide and must name the site of patients it was not trained on.
+# A model that predicts a label which differs between hospitals can be right for this reason alone, and a random split will never tell.
+
+# %%
+from helpers.features.probe import average_tiles, probe_site
+
+counts = done.merge(cases, on="case_id")["site"].groupby(done["case_id"]).first().value_counts() if "site" in cases else pd.Series(dtype=int)
+usable = counts.index[counts >= 5]
+known = done.merge(cases[["case_id", "site"]], on="case_id") if "site" in cases else done.assign(site=None)
+known = known[known["site"].isin(usable)]
+print(f"{len(usable)} sites with at least 5 cases: {', '.join(map(str, usable)) or 'none, so no probe'}")
+
+# %%
+rows = []
+if len(usable) >= 2:
+    for encoder in spec.encoders:
+        means = average_tiles([run.store / "features" / encoder / f"{slide_id}.h5" for slide_id in known["slide_id"]], min_tissue=0.5)
+        probe = probe_site(means, list(known["site"]), list(known["case_id"]), rng=np.random.default_rng(spec.seed), n_permutations=spec.n_permutations)
+        rows.append({"encoder": encoder, **probe})
+probes = pd.DataFrame(rows)
+probes.round(3)
+
+# %%
+from helpers.figures.slides import plot_probe
+
+if len(probes):
+    fig, (ax,) = style.new_figure(width_mm=100, height_mm=22 + 9 * len(probes))
+    plot_probe(probes, ax=ax)
+    run.save_figure(fig, "site_probe", table=probes)
+    for row in probes.itertuples():
+        run.score(
+            id=f"02/site_probe_accuracy/{row.encoder}/oof", quantity="site_probe_accuracy", value=row.balanced_accuracy, n=int(row.n_cases),
+            reference=row.chance, source="balanced accuracy of naming the site from a slide's mean features; reference: chance", kind="control",
+        )
+
+# %% [markdown]
+# The bar is the balanced accuracy, the dashed line is chance, the black line runs from the mean to the 95th percentile of relabelled patients.
+# A high bar is no error in the features: stains and scanners do differ, and a good encoder of colour must see it.
+# It is the reason why every later split keeps a site whole, why permutations stay within sites, and why an external site is the only test that counts.
+
+# %%
+run.finish()
+
+# %% [markdown]
+# ## What we found
+#
+# Every tiled slide has one row per tile and encoder, in raster order, with the coordinates and the quality columns beside it, so that thresholds can change without a second extraction.
+# How fast it went and what it waited for stands in the throughput table; how loudly the site speaks stands in the probe.
+#
+# **What would change it.** Another encoder (one name in the profile, one weights file); stain normalisation, which the probe would show at once.
+#
+# **Next.** Chapter 03 predicts a proliferation score from these features, and tries to prove itself wrong.
+#
+# **References.** Zhang et al. 2025, arXiv 2502.06750. Howard et al. 2021, doi 10.1038/s41467-021-24698-1.

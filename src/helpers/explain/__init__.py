@@ -1,0 +1,1 @@
+"""Explanations of models: attention, relevance, heatmaps and how faithful they are."""

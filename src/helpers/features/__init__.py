@@ -1,0 +1,1 @@
+"""Features: encoders by name, extraction with resume, files in every dialect, and what features give away."""

@@ -1,0 +1,333 @@
+"""From tiles to features: one decode pass per slide serves every encoder; what is there with the same key is reused.
+
+A feature file's key is the tile file's key (slide, tiling spec, libraries), the encoder's identity (version, weights,
+precision), the whole feature spec but for what concerns the batch, and the versions of the libraries. A changed slide,
+weight or threshold therefore makes new features, and nothing else does.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.core.errors import FeatureError
+from helpers.core.ledger import run_batch
+from helpers.core.paths import resolve
+from helpers.core.provenance import compute_key, fingerprint, list_versions
+from helpers.core.specs import FeatureSpec
+from helpers.features.encoders import Encoder, Features, TileContext, make_encoder
+from helpers.features.store import write_features
+from helpers.slides.reader import open_slide
+from helpers.slides.stain import Stain
+from helpers.slides.tilefile import TileTable, read_attribute, read_tiles
+from helpers.slides.tiling import iterate_tiles, pick_shard, use_one_thread_each
+
+STAGE = "extract_features"
+VERSION = "1"
+"""Raised whenever the same tiles and encoder would give other features: part of every key."""
+LIBRARIES = (
+    "histobook", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "h5py", "torch", "timm",
+)  # fmt: skip
+BATCH_FIELDS = ("encoders", "weights", "max_failed", "n_shown", "n_permutations")
+"""Fields of the spec that do not decide a slide's features: which other encoders run, and what the chapter draws."""
+
+
+@dataclass
+class Throughput:
+    """Seconds that decoding and encoding took, summed over threads; safe to add to from any of them.
+
+    Attributes
+    ----------
+    n_tiles : int
+    decode_s : float
+    encode_s : dict of str to float
+        By encoder.
+    """
+
+    n_tiles: int = 0
+    decode_s: float = 0.0
+    encode_s: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, *, n_tiles: int, decode_s: float, encode_s: dict[str, float]) -> None:
+        """Add what one slide took.
+
+        Parameters
+        ----------
+        n_tiles : int
+        decode_s : float
+        encode_s : dict of str to float
+        """
+        with self._lock:
+            self.n_tiles += n_tiles
+            self.decode_s += decode_s
+            for name, seconds in encode_s.items():
+                self.encode_s[name] = self.encode_s.get(name, 0.0) + seconds
+
+    def to_table(self) -> pd.DataFrame:
+        """Return ms per tile and the share of the time of each part.
+
+        Returns
+        -------
+        DataFrame
+            part, seconds, ms_per_tile, share.
+        """
+        parts = {"decode": self.decode_s, **{f"encode {name}": value for name, value in self.encode_s.items()}}
+        table = pd.DataFrame({"part": list(parts), "seconds": list(parts.values())})
+        table["ms_per_tile"] = 1000 * table["seconds"] / max(1, self.n_tiles)
+        total = table["seconds"].sum()
+        return table.assign(share=table["seconds"] / total if total else 0.0)
+
+
+def make_encoders(spec: FeatureSpec, *, device: str = "auto") -> list[Encoder]:
+    """Make every encoder of a spec.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+    device : str
+
+    Returns
+    -------
+    list of Encoder
+
+    Raises
+    ------
+    FeatureError
+        When a name is unknown or occurs twice, weights are missing, or weights are given for no encoder of the spec.
+    """
+    stray = sorted(set(spec.weights) - set(spec.encoders))
+    if stray or len(set(spec.encoders)) != len(spec.encoders):
+        msg = (
+            f"FeatureError: encoders are {list(spec.encoders)} and weights are given for {sorted(spec.weights)}; "
+            "expected each encoder once, and weights only for those. Mend the profile."
+        )
+        raise FeatureError(msg)
+    return [make_encoder(name, weights=spec.weights.get(name), device=device, seed=spec.seed) for name in spec.encoders]
+
+
+def compute_feature_key(tiles_key: str, encoder: Encoder, spec: FeatureSpec) -> str:
+    """Return what identifies the features of a slide.
+
+    Parameters
+    ----------
+    tiles_key : str
+        Of the tile file.
+    encoder : Encoder
+    spec : FeatureSpec
+
+    Returns
+    -------
+    str, 64 hex digits
+    """
+    fields = {name: value for name, value in spec.key_fields().items() if name not in BATCH_FIELDS}
+    versions = {name: list_versions()[name] for name in LIBRARIES}
+    return compute_key(STAGE, VERSION, tiles_key, encoder.identity, fields, versions)
+
+
+def extract_slide(
+    path: str | Path,
+    tiles_path: Path,
+    encoders: Sequence[Encoder],
+    spec: FeatureSpec,
+    *,
+    folder: Path,
+    throughput: Throughput | None = None,
+) -> tuple[str, str]:
+    """Write `features/<encoder>/<id>.h5` for every encoder whose file is missing or of another key.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the slide.
+    tiles_path : Path
+        Of its tile file (chapter 01).
+    encoders : sequence of Encoder
+    spec : FeatureSpec
+    folder : Path
+        The chapter's.
+    throughput : Throughput, optional
+        Is added to.
+
+    Returns
+    -------
+    status : str
+        'ok', or 'reused' where every file was there.
+    key : str
+        Of all files together.
+
+    Raises
+    ------
+    FeatureError
+        When the slide is not the one that was tiled, or features are not finite.
+    TileError, SlideError
+        When tiles are missing or cannot be decoded.
+    """
+    table = read_tiles(tiles_path)
+    keys = {encoder.name: compute_feature_key(table.attributes["key"], encoder, spec) for encoder in encoders}
+    targets = {encoder.name: folder / "features" / encoder.name / f"{table.slide_id}.h5" for encoder in encoders}
+    missing = [encoder for encoder in encoders if read_attribute(targets[encoder.name], "key") != keys[encoder.name]]
+    path = resolve(path)
+    _check_same_slide(path, table)
+    if missing:
+        found = encode_tiles(path, table, missing, spec, throughput=throughput)
+        for encoder in missing:
+            attributes = describe_features(encoder, spec, key=keys[encoder.name])
+            write_features(
+                targets[encoder.name], found[encoder.name], table, attributes=attributes, columns=encoder.columns
+            )
+    return ("ok" if missing else "reused"), compute_key(*keys.values())
+
+
+def _check_same_slide(path: Path, table: TileTable) -> None:
+    if path.is_file() and fingerprint(path) != table.attributes["slide_fingerprint"]:
+        msg = (
+            f"FeatureError: slide '{table.slide_id}' ('{path.name}') is not the file that was tiled: its fingerprint "
+            "changed. Run chapter 01 again."
+        )
+        raise FeatureError(msg)
+
+
+def describe_features(encoder: Encoder, spec: FeatureSpec, *, key: str) -> dict[str, Any]:
+    """Return the attributes of a feature file.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    spec : FeatureSpec
+    key : str
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        **encoder.identity,
+        "key": key,
+        "dimension": encoder.dimension,
+        "stored_as": spec.stored_as,
+        "spec_hash": compute_key(spec.key_fields()),
+        "versions": ", ".join(f"{name} {list_versions()[name]}" for name in LIBRARIES),
+    }
+
+
+def encode_tiles(
+    path: Path,
+    table: TileTable,
+    encoders: Sequence[Encoder],
+    spec: FeatureSpec,
+    *,
+    throughput: Throughput | None = None,
+) -> dict[str, Features]:
+    """Decode the tiles of a slide once and encode them with every encoder.
+
+    Parameters
+    ----------
+    path : Path
+        Of the slide.
+    table : TileTable
+    encoders : sequence of Encoder
+    spec : FeatureSpec
+    throughput : Throughput, optional
+        Is added to.
+
+    Returns
+    -------
+    dict of str to ndarray, (n_tiles, d), float32 or float16
+        By encoder, in the order of `table`.
+    """
+    context = describe_context(table)
+    parts: dict[str, list[Features]] = {encoder.name: [] for encoder in encoders}
+    spent = dict.fromkeys(parts, 0.0)
+    began = time.perf_counter()
+    with open_slide(path, slide_id=table.slide_id, mpp=float(table.attributes["mpp_x"])) as slide:
+        for tiles in iterate_tiles(slide, table, batch_size=spec.batch_size):
+            for encoder in encoders:
+                before = time.perf_counter()
+                with np.errstate(over="ignore"):  # what overflows float16 becomes infinite, which the store refuses
+                    parts[encoder.name].append(encoder.encode(tiles, context).astype(spec.stored_as))
+                spent[encoder.name] += time.perf_counter() - before
+    if throughput is not None:
+        decode_s = time.perf_counter() - began - sum(spent.values())
+        throughput.add(n_tiles=len(table.coords_l0), decode_s=decode_s, encode_s=spent)
+    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+
+
+def describe_context(table: TileTable) -> TileContext:
+    """Return what encoders may know of a slide.
+
+    Parameters
+    ----------
+    table : TileTable
+
+    Returns
+    -------
+    TileContext
+    """
+    attributes = table.attributes
+    stain = Stain.from_attributes(attributes) if "stain_method" in attributes else None
+    red, green, blue = attributes["background"]
+    return TileContext(slide_id=table.slide_id, um_per_px=table.mpp, stain=stain, background=(red, green, blue))
+
+
+def extract_cohort(
+    slides: pd.DataFrame,
+    spec: FeatureSpec,
+    *,
+    tiles_folder: Path,
+    folder: Path,
+    ledger: Path,
+    shard: tuple[int, int] = (1, 1),
+    workers: int,
+    device: str = "auto",
+) -> tuple[pd.DataFrame, Throughput]:
+    """Extract the features of a cohort's slides in threads; each slide fails alone.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        slide_id and path of the slides that chapter 01 tiled.
+    spec : FeatureSpec
+    tiles_folder : Path
+        Holds `<slide_id>.h5`.
+    folder : Path
+        The chapter's; per-slide files of all shards lie in it.
+    ledger : Path
+    shard : tuple of 2 ints
+    workers : int
+    device : str
+
+    Returns
+    -------
+    ledger : DataFrame
+    throughput : Throughput
+
+    Raises
+    ------
+    RunError
+        When more than `spec.max_failed` slides failed, after all were tried.
+    """
+    encoders = make_encoders(spec, device=device)
+    throughput = Throughput()
+    path_of = slides.set_index("slide_id")["path"].to_dict()
+
+    def work(slide_id: str) -> tuple[str, str]:
+        tiles_path = tiles_folder / f"{slide_id}.h5"
+        return extract_slide(path_of[slide_id], tiles_path, encoders, spec, folder=folder, throughput=throughput)
+
+    with use_one_thread_each(workers):
+        table = run_batch(
+            pick_shard(list(path_of), shard),
+            work,
+            stage=STAGE,
+            path=ledger,
+            workers=workers,
+            max_failed=spec.max_failed,
+            describe="extract features",
+        )
+    return table, throughput
