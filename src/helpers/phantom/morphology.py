@@ -1,19 +1,21 @@
 """What the planted drivers do to the picture: every effect size of the renderer, with where it comes from.
 
-All were fixed before any model was fitted. The *direction* of each effect is established; its *size* is our choice on
-the scale on which pathologists describe it, since no paper gives it per unit of an RNA latent. Proliferation acts
-locally, through its map, and moderately; every effect is overlaid by variation that has nothing to do with it (size of
-the nuclei, pleomorphism, cellularity, preparation, staining, scanner, the mix of tissues), so that no single number
-read off a slide gives it away.
+All effects of proliferation were set before the first feasibility run and have not been touched since. The *direction*
+of each effect is established; its *size* is our choice on the scale on which pathologists describe it, since no paper
+gives it per unit of an RNA latent. Proliferation acts locally, through its map, and moderately; every effect is
+overlaid by variation that has nothing to do with it (size of the nuclei, pleomorphism, cellularity, preparation,
+staining, scanner, the mix of tissues), so that no single number read off a slide gives it away.
 
 ===========================  =====================================================================================
 driver                       effect and source
 ===========================  =====================================================================================
 proliferation → mitoses      Rate × exp(0.8 z). Mitotic counts span about two decades between tumours of the same
                              grade system: score 1 ends near 3, score 3 begins near 8 per mm2 (Elston and Ellis 1991,
-                             Histopathology 19:403). exp(0.8 z) spans a factor of 25 from z = -2 to +2. Image-based
-                             mitosis counts reached a Spearman of about 0.6 with the RNA score (Veta et al. 2019, Med
-                             Image Anal 54:111), so counts stay a noisy witness: a slide here holds 2 to 40.
+                             Histopathology 19:403). exp(0.8 z) spans a factor of 25 from z = -2 to +2. A slide
+                             holds 0 to 60 figures; whoever could count them all would follow z at a Spearman near
+                             0.9, but they are rare, small, and have look-alikes (apoptosis, lymphocytes). The best
+                             image-based prediction of the RNA score in TUPAC16 reached 0.617 (Veta et al. 2019, Med
+                             Image Anal 54:111).
 proliferation → crowding     Nuclei per area × exp(0.08 z). Cellularity rises with proliferation (van Diest et al.
                              2004, J Clin Pathol 57:675).
 proliferation → size         Diameter × exp(0.03 z). Nuclear area grows with S/G2 content and with mitotic activity

@@ -120,7 +120,7 @@ def _draw_planes(plan: SlidePlan, tissue: Tissue, cells: Cells, edge_px: int) ->
     haematoxylin, eosin = (_frame(plane, edge_px, coarse, margin_px) for plane in planes)
     stamp_cells(cells, haematoxylin, eosin, mpp=plan.mpp, margin_px=margin_px, family=plan.sprite_family)
     inner = slice(margin_px, margin_px + edge_px)
-    return np.ascontiguousarray(haematoxylin[inner, inner]), np.ascontiguousarray(eosin[inner, inner])
+    return haematoxylin[inner, inner], eosin[inner, inner]
 
 
 def _frame(plane: Plane, edge_px: int, coarse: int, margin_px: int) -> Plane:
