@@ -177,7 +177,7 @@ def draw_slides(names, title_of):
         image = cv2.imread(str(run.store / "thumbnails" / f"{name}.jpg"))[..., ::-1]
         colours = tiles.loc[tiles["slide_id"] == name, "flag"].map(FLAGS).tolist()
         plot_slide(image, read_tiles(run.store / "tiles" / f"{name}.h5"), ax=ax, colours=colours, title=title_of[name])
-        ax.title.set_fontsize(6)
+        ax.title.set_fontsize(6.5)
     for ax in axes[len(names):]:
         ax.set_visible(False)
     return fig
@@ -224,7 +224,7 @@ odd = tiles.assign(odd=tiles["flag"] != "fine").groupby("slide_id")["odd"].mean(
 worst = odd[odd > 0].head(4)
 if len(worst):
     common = tiles[tiles["flag"] != "fine"].groupby("slide_id")["flag"].agg(lambda flag: flag.mode().iloc[0])
-    titles = {name: f"{name}, {share:.0%} odd, mostly {common[name]}" for name, share in worst.items()}
+    titles = {name: f"{name}\n{share:.0%} odd, mostly {common[name]}" for name, share in worst.items()}
     run.save_figure(draw_slides(list(worst.index), titles), "oddest_slides", table=worst.reset_index())
 print("\n".join(f"{flag}: {colour}" for flag, colour in FLAGS.items()))
 

@@ -45,9 +45,9 @@ def plot_mpp(audit: "pd.DataFrame", *, ax: "Axes", target_mpp: float) -> "Axes":
         spread = (np.arange(len(rows)) % 9 - 4) / 16
         ax.plot(part["mpp"], rows + spread, "o", ms=2.6, mew=0, color=SOURCE_COLOURS[str(source)], label=str(source))
     for row in audit[audit["mpp"].isna()].itertuples():
-        at = (0.99, row_of[row.scanner])
+        at = (1.01, row_of[row.scanner])
         label = f"{row.slide_id}: no resolution"
-        ax.annotate(label, at, xycoords=("axes fraction", "data"), ha="right", va="center", color=VERMILION, fontsize=6)
+        ax.annotate(label, at, xycoords=("axes fraction", "data"), ha="left", va="center", color=VERMILION, fontsize=6)
     ax.axvline(target_mpp, color=GREY, lw=0.8, ls="--")
     ax.annotate(
         "tiles", (target_mpp, 1.0), xycoords=("data", "axes fraction"), xytext=(2, -1), textcoords="offset points",
@@ -56,7 +56,7 @@ def plot_mpp(audit: "pd.DataFrame", *, ax: "Axes", target_mpp: float) -> "Axes":
     ax.set_yticks(range(len(scanners)), scanners)
     ax.set_ylim(len(scanners) - 0.4, -0.6)
     ax.set_xlabel("resolution of level 0 (µm per px)")
-    ax.legend(title="stated by", loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+    ax.legend(title="stated by", loc="best")
     return ax
 
 

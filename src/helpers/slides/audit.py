@@ -157,7 +157,7 @@ def flag_tiles(tiles: pd.DataFrame) -> pd.Series:
     -------
     Series of str
         A key of `FLAGS`: more than 5 % marker ink; less than 0.6 x its slide's median sharpness; more than 2 % of the
-        tile folded; more than 1 % grey shadow; or fine.
+        tile folded; more than 10 % grey shadow (below that, some eosins pass for one); or fine.
     """
     pen = tiles[[name for name in tiles if str(name).startswith("pen_")]].sum(axis=1) > 0.05
     typical = tiles.groupby("slide_id")["sharpness"].transform("median")
@@ -165,7 +165,7 @@ def flag_tiles(tiles: pd.DataFrame) -> pd.Series:
         "pen": pen,
         "blurred": tiles["sharpness"] < 0.6 * typical,
         "folded": tiles["thick_fraction"] > 0.02,
-        "grey shadow": tiles["grey_fraction"] > 0.01,
+        "grey shadow": tiles["grey_fraction"] > 0.10,
     }
     names = np.select(list(rules.values()), list(rules), default="fine")
     return pd.Series(names, index=tiles.index, name="flag")
