@@ -20,7 +20,7 @@ proliferation → crowding     Nuclei per area × exp(0.08 z). Cellularity rises
                              2004, J Clin Pathol 57:675).
 proliferation → size         Diameter × exp(0.03 z). Nuclear area grows with S/G2 content and with mitotic activity
                              (Pienta and Coffey 1991, Cancer 68:2012).
-proliferation → chromatin    Contrast of the clumps × exp(0.18 z) and more frequent nucleoli, at unchanged mean
+proliferation → chromatin    Contrast of clumps and nucleoli × exp(0.18 z), at unchanged mean
                              optical density: coarse, cleared ("vesicular") chromatin (Zink et al. 2004, Nat Rev
                              Cancer 4:677). It is texture; the mean colour does not carry it.
 proliferation → darkness     Optical density of tumour nuclei × exp(0.02 z) (more DNA per nucleus).
