@@ -142,6 +142,14 @@ def test_python3_means_this_interpreter_whatever_else_is_registered(toy_book, tm
     assert KernelSpecManager().get_kernel_spec("python3").display_name == "stranger", "the user's setting is back"
 
 
+def test_figures_stand_in_the_page_whatever_backend_the_shell_asks_for(toy_book, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    edit(toy_book / "notebooks" / "00_count_cases.py", "share = 1 /", "import matplotlib.pyplot as plt; plt.plot([1, 2]); share = 1 /")
+    job = plan_job("00", "toy")
+    run_job(job)
+    assert "image/png" in (job.folder / "notebook.ipynb").read_text()
+
+
 def test_an_error_that_names_its_kind_is_not_named_twice():
     assert describe_error("SpecError", "SpecError: no") == "SpecError: no"
     assert describe_error("KeyError", "'a'") == "KeyError: 'a'"

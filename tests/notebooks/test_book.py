@@ -103,6 +103,15 @@ def test_every_figure_has_its_vector_form_and_shows_something(book, number):
 
 
 @every_chapter
+def test_the_figures_are_seen_in_the_page(book, number):
+    cells = nbformat.read(book.folder(number) / "notebook.ipynb", as_version=4).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    seen = sum("image/png" in output.get("data", {}) for output in outputs)
+    saved = len(list((book.folder(number) / "figures").glob("*.png")))
+    assert seen >= saved, f"{saved} figures saved, {seen} shown"
+
+
+@every_chapter
 def test_nothing_in_a_chapter_names_the_machine(book, number):
     text = (book.folder(number) / "notebook.ipynb").read_text()
     assert str(book.root) not in text, "the executed chapter names a folder of this machine"

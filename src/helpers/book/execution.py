@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ENGINE = "histobook"
 KERNEL = "python3"
+INLINE = "module://matplotlib_inline.backend_inline"
+"""Figures stand in the page, also where a user's shell asks for another backend (MPLBACKEND, as on many clusters)."""
 PROGRESS_LINE = re.compile(r"\d+%\|.*\||\d+it \[")
 NARROW_TERMINAL = 60
 
@@ -117,6 +119,7 @@ def own_kernel() -> Iterator[None]:
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
         "display_name": "Python 3 (ipykernel)",
         "language": "python",
+        "env": {"MPLBACKEND": INLINE},
     }
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="histobook-kernel-") as folder:
