@@ -271,7 +271,7 @@ class TilingSpec(Spec):
     tissue_method: Literal["robust", "otsu_saturation"] = Field("robust", description="how tissue is found")
     mask_um_per_px: float = Field(8.0, ge=1.0, le=64.0, description="resolution of the tissue mask, um per px")
     min_tissue_um2: float = Field(20_000.0, ge=0.0, description="smaller islands of tissue are dropped, um2")
-    fallback_mpp: Optional[float] = Field(None, ge=0.05, le=10.0, description="used where a slide states none, um per px")
+    fallback_mpp: Optional[float] = Field(None, ge=0.05, le=10.0, description="where a slide states none, um per px")
     thumbnail_px: int = Field(768, ge=64, le=4096, description="longer edge of the thumbnails, px")
     max_failed: int = Field(0, ge=0, description="slides that may fail before the chapter stops")
 

@@ -292,7 +292,7 @@ def disc(radius_px: float) -> Any:
 
 
 def measure_nuclei(nuclei: Nuclei, planes: Planes) -> dict[str, float]:
-    """Number, size, spread of size, darkness and crowding of nuclei."""
+    """Count nuclei and summarise their size, darkness and crowding."""
     large = nuclei.large
     small_dark = ~large & (nuclei.darkness > 1.3) & (nuclei.radius_um > 1.6)
     found = {

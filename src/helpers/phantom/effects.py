@@ -20,8 +20,8 @@ subtype means          TCGA-BRCA (same cases): mean and SD of the 11-gene score 
 gene loadings          TCGA-BRCA, log2(RSEM + 1) of 720 cases regressed on those four scores, rounded.
 age, nodes, size       METABRIC: age by subtype, 47 % node-positive, size 23 mm (median), and their rank correlations.
 ER, PR, HER2           METABRIC: shares by PAM50 subtype.
-grade components       assumed, so that recorded grades 1 / 2 / 3 come out at 12 / 45 / 43 % (METABRIC: 9 / 41 / 50 %) and
-                       correlate with MKI67 at 0.45 (METABRIC: 0.385; Spearman).
+grade components       assumed, so that recorded grades 1 / 2 / 3 come out at 12 / 45 / 43 % (METABRIC: 9 / 41 / 50 %)
+                       and correlate with MKI67 at 0.45 (METABRIC: 0.385; Spearman).
 reading a grade        error SD 0.75: two readings agree in 63 % of cases, as two gradings of TCGA did (467 of 743).
 TIL level              assumed; basal > HER2 > luminal, as Denkert 2018 (doi 10.1016/S1470-2045(17)30904-X).
 assay_sd, section_sd   assumed: RNA and slide come from different pieces of one tumour.

@@ -97,8 +97,13 @@ class Sprite:
 
     def turn(self, quarters: int) -> "Sprite":
         """Return the sprite turned by quarter turns (views, no copy)."""
-        parts = (self.body, self.clumps, self.core, self.eosin_cap, self.eosin_floor)
-        return Sprite(*(np.rot90(part, quarters) for part in parts))
+        return Sprite(
+            body=np.rot90(self.body, quarters),
+            clumps=np.rot90(self.clumps, quarters),
+            core=np.rot90(self.core, quarters),
+            eosin_cap=np.rot90(self.eosin_cap, quarters),
+            eosin_floor=np.rot90(self.eosin_floor, quarters),
+        )
 
 
 @lru_cache(maxsize=30_000)

@@ -182,8 +182,8 @@ def compare_nominal(audit: pd.DataFrame, spec: TilingSpec) -> pd.DataFrame:
     Returns
     -------
     DataFrame, one row per scanner and resolution
-        scanner, mpp, nominal ("20x" or "40x"), edge_nominal and edge_exact (level-0 px), tile_um_nominal, error (relative
-        size of the nominal tile).
+        scanner, mpp, nominal ("20x" or "40x"), edge_nominal and edge_exact (level-0 px), tile_um_nominal, error
+        (relative size of the nominal tile).
     """
     known = audit[audit["mpp"].notna()]
     groups = known.groupby(["scanner", known["mpp"].round(4)])["edge_l0"].first().reset_index()
