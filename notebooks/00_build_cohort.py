@@ -157,7 +157,7 @@ from helpers.figures.style import new_figure
 case_flow = flow[flow["kind"] == "case"]
 fig, axes = new_figure(width_mm=120, height_mm=8 + 15 * case_flow["step"].nunique())
 figures.plot_flow(case_flow, ax=axes[0])
-run.save_figure(fig, "inclusion_flow", table=flow);
+run.save_figure(fig, "inclusion_flow", table=flow)
 
 # %% [markdown]
 # Read it from top to bottom: a blue box says who is left, a red one who left between two boxes, and why.

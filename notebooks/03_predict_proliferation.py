@@ -232,7 +232,7 @@ for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.
     agreement = shown[(shown["target"] == target) & (shown["split"] == split)]
     rows = declared[(declared["target"] == target) & (declared["split"] == split)]
     figures.plot_agreement(rows, agreement, ax=ax, split=split, label=f"{figures.name_target(target)}{unit}")
-run.save_figure(fig, "predicted_vs_measured", table=declared[declared["target"].isin(spec.targets)]);
+run.save_figure(fig, "predicted_vs_measured", table=declared[declared["target"].isin(spec.targets)])
 
 # %% [markdown]
 # Read the slope before the correlation: predictions span less than measurements, because a penalised model that is unsure says "average".
@@ -258,7 +258,7 @@ foldwise = compute_agreement_by(primary[primary["fold"] >= 0], ["repeat", "fold"
 fig, axes = new_figure(width_mm=120, height_mm=65)
 partitions = spearman[(spearman["target"] == spec.primary_target) & (spearman["split"] == "development")]
 figures.plot_folds(foldwise, partitions, ax=axes[0])
-run.save_figure(fig, "folds_and_partitions", table=foldwise);
+run.save_figure(fig, "folds_and_partitions", table=foldwise)
 
 # %% [markdown]
 # ## Is it more than nothing
@@ -289,7 +289,7 @@ for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.
         null_values[target, split], ax=ax, observed=row["observed"], q99=row["null_q99"], title=title
     )
 null_table = pd.DataFrame({f"{target}/{split}": values for (target, split), values in null_values.items()})
-run.save_figure(fig, "permutation_null", table=null_table);
+run.save_figure(fig, "permutation_null", table=null_table)
 
 # %% [markdown]
 # The grey histogram is what this very pipeline finds where there is nothing to find.
@@ -306,7 +306,7 @@ table = table.sort_values(["split", "bold"], ascending=[True, False])
 fig, axes = new_figure(width_mm=120, height_mm=18 + 6 * len(table))
 xlabel = f"Spearman ρ, {figures.name_target(spec.primary_target)} (95 % CI)"
 figures.plot_forest(table, ax=axes[0], colour="0.5", xlabel=xlabel)
-run.save_figure(fig, "arms", table=table);
+run.save_figure(fig, "arms", table=table)
 
 # %%
 rows = declared[declared["target"] == spec.primary_target]
@@ -323,7 +323,7 @@ overall = table[table["bold"]].assign(label="all, " + table["split"].map(figures
 drawn = pd.concat([judged, overall])[["label", "value", "ci_low", "ci_high", "n", "bold"]]
 fig, axes = new_figure(width_mm=120, height_mm=18 + 5 * len(drawn))
 figures.plot_forest(drawn, ax=axes[0], xlabel=xlabel)
-run.save_figure(fig, "by_site", table=drawn);
+run.save_figure(fig, "by_site", table=drawn)
 
 # %% [markdown]
 # Can the features tell where a slide comes from? If they can, anything that differs between sites can pass for biology, and only whole sites left out protect us.
@@ -368,7 +368,7 @@ rows_drawn = panel[panel["label"].isin(shown_labels)].dropna(subset="value")
 fig, axes = new_figure(width_mm=183, height_mm=28 + 4.4 * len(rows_drawn), columns=2, width_ratios=[1, 1.25])
 figures.plot_label_only(panel, ax=axes[0])
 figures.plot_strata(panel, ax=axes[1], labels=shown_labels)
-run.save_figure(fig, "confounding_panel", table=panel);
+run.save_figure(fig, "confounding_panel", table=panel)
 
 # %% [markdown]
 # Where a grey dot reaches the violet band, the label alone does as well as the whole slide, and the headline correlation says little about the image.

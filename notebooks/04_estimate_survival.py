@@ -1,8 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: py:percent
-#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -139,7 +136,7 @@ for ax, item, fitted in zip(axes, pair, constants, strict=True):
     mine = scores.table.query("target == @item.target and measured == @item.measured")
     words = {"image": "predicted from the image", "rna": "measured by RNA"}[item.measured]
     figures.plot_score_distribution(tabulate_distribution(mine), ax=ax, cutoff=fitted.cutoff.value, cutoff_origin=fitted.cutoff.origin, xlabel=f"{item.target}, {words}")
-run.save_figure(fig, "score_distribution", table=scores.table);
+run.save_figure(fig, "score_distribution", table=scores.table)
 
 # %% [markdown]
 # ## A survival curve, by hand
@@ -236,7 +233,7 @@ from helpers.stats.survival_report import arrange_forest
 forest = arrange_forest(results[results["role"] != "exploratory"])
 fig, axes = new_figure(width_mm=183, height_mm=20 + 4.4 * len(forest))
 figures.plot_forest(forest, ax=axes[0], p_column="p")
-run.save_figure(fig, "hazard_ratios", table=forest);
+run.save_figure(fig, "hazard_ratios", table=forest)
 
 # %% [markdown]
 # Read one block at a time and within it the pairs: image (purple) above, RNA (green) below; the diamond is the primary analysis.
@@ -284,7 +281,7 @@ if fits:
 # If the score predicts early events and not late ones, that number is an average over time, weighted by how long people happened to be followed, and two studies of the same biology will disagree.
 # So the horizon is taken away here and the ratio is followed over time: a smooth of the scaled Schoenfeld residuals (one dot per event, where the score is continuous), and the ratio among those still at risk, period by period.
 # The test is R's `cox.zph`.
-
+#
 # We look at the primary analysis, and at the one of another endpoint whose test objects most.
 
 # %%
@@ -306,7 +303,7 @@ for ax, letter, item, drift in zip(axes, "ab", suspects, drifts, strict=False):
     figures.plot_ratio_over_time(drift.smooth, drift.periods, ax=ax, test=drift.test, title=title, ylabel=ylabel)
     if item.scale != "high_vs_low":
         figures.plot_ph_residuals(drift.residuals, ax=ax)
-run.save_figure(fig, "hazard_ratio_over_time", table=drifts[-1].smooth);
+run.save_figure(fig, "hazard_ratio_over_time", table=drifts[-1].smooth)
 
 # %%
 horizons = pd.concat(

@@ -1,5 +1,8 @@
 """Stains: Beer and Lambert backwards."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,6 +14,7 @@ from helpers.slides.stain import (
     compute_od,
     estimate_background,
     fit_macenko,
+    refine_nuclear_level,
     separate_stains,
 )
 
@@ -98,3 +102,43 @@ def test_glass_is_estimated_from_clear_pixels_only() -> None:
 
 def test_without_glass_the_default_is_named() -> None:
     assert estimate_background(np.full((10, 10, 3), 150, np.uint8)) == ((245.0, 245.0, 245.0), "default")
+
+
+def draw_nuclei(*, n_pale: int, n_dark: int, pale: float = 0.9, um_per_px: float = 0.5) -> NDArray[np.uint8]:
+    """Pink ground with pale nuclei of 3.5 um radius and lymphocyte-like ones, 1.5 times as dark, of 2.5 um."""
+    rng = np.random.default_rng(33)
+    h = np.full((600, 600), 0.08, np.float32)
+    kinds = rng.permutation([0] * n_pale + [1] * n_dark)
+    cells = rng.permutation(24 * 24)[: len(kinds)]
+    for kind, cell in zip(kinds, cells, strict=True):
+        centre = 12 + 25 * (cell % 24), 12 + 25 * (cell // 24)
+        level = pale * (1.0, 1.5)[kind] * float(np.exp(rng.normal(0, 0.1)))
+        cv2.circle(h, centre, round((3.5, 2.5)[kind] / um_per_px), level, -1)
+    return paint(h.ravel(), np.full(h.size, 0.4)).reshape(600, 600, 3)
+
+
+ROUGH = Stain(
+    haematoxylin=tuple(H), eosin=tuple(E), scale_h=1.4, scale_e=1.0, split_h=0.9, nuclear_h=1.3, background=GLASS, n_pixels=1
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("n_pale", "n_dark"), [(300, 20), (200, 200), (120, 240)])
+def test_the_typical_nucleus_is_the_pale_kind_however_many_lymphocytes_there_are(n_pale: int, n_dark: int) -> None:
+    tile = draw_nuclei(n_pale=n_pale, n_dark=n_dark)
+    refined = refine_nuclear_level(ROUGH, [tile], um_per_px=0.5)
+    assert refined.nuclear_h == pytest.approx(0.9, rel=0.08)
+    assert 0.3 < refined.split_h < 0.75, "the nuclear edge lies between ground and pale nuclei"
+
+
+def test_the_typical_nucleus_scales_with_the_strength_of_the_stain() -> None:
+    levels = []
+    for strength in (0.7, 1.3):
+        tile = draw_nuclei(n_pale=200, n_dark=100, pale=0.9 * strength)
+        rough = replace(ROUGH, scale_h=1.4 * strength)
+        levels.append(refine_nuclear_level(rough, [tile], um_per_px=0.5).nuclear_h)
+    assert levels[1] / levels[0] == pytest.approx(1.3 / 0.7, rel=0.05)
+
+
+def test_with_too_few_nuclei_the_level_of_the_pixels_stays() -> None:
+    assert refine_nuclear_level(ROUGH, [draw_nuclei(n_pale=20, n_dark=5)], um_per_px=0.5) == ROUGH
+    assert refine_nuclear_level(ROUGH, [], um_per_px=0.5) == ROUGH

@@ -15,9 +15,10 @@ from helpers.core.errors import RunError, SlideError, SpecError, TileError
 from helpers.core.specs import TilingSpec
 from helpers.slides.qc import QC_COLUMNS
 from helpers.slides.reader import open_slide
-from helpers.slides.tilefile import read_tiles
+from helpers.slides.stain import compute_angle
+from helpers.slides.tilefile import read_attribute, read_tiles
 from helpers.slides.tiling import pick_shard, plan_edge, plan_grid, read_tile, tile_cohort, tile_slide
-from tests.slides.conftest import draw_tissue
+from tests.slides.conftest import HAEMATOXYLIN, draw_tissue
 from tests.slides.test_reader import make_array_slide
 
 MakeSlide = Callable[..., Path]
@@ -234,3 +235,13 @@ def test_a_damaged_region_fails_the_slide_and_writes_nothing(
     with pytest.raises(SlideError, match="slide 'S-1'.*cannot be decoded"):
         tile_slide("S-1", path, SPEC, folder=tmp_path / "c")
     assert not (tmp_path / "c" / "tiles").exists()
+
+
+@pytest.mark.parametrize("ink", [(20, 20, 22), (60, 48, 150), (30, 120, 60)], ids=["black", "violet", "green"])
+def test_a_marker_line_does_not_bend_the_stains(make_slide: MakeSlide, tmp_path: Path, ink: tuple[int, int, int]) -> None:
+    image = draw_tissue(1200, 1200, seed=8)
+    image[420:500, 250:900] = ink
+    spec = SPEC.model_copy(update={"tile_px": 128})
+    tile_slide("S-1", make_slide(image), spec, folder=tmp_path)
+    found = read_attribute(tmp_path / "tiles" / "S-1.h5", "stain_haematoxylin")
+    assert compute_angle(found, HAEMATOXYLIN) < 6, "degrees from the planted haematoxylin"

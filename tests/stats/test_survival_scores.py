@@ -155,6 +155,7 @@ def test_a_second_analysis_of_the_same_endpoint_gets_an_id_that_says_what_differ
 
 ASKED = {"endpoint": "rfs", "scale": "high_vs_low", "adjustment": "none", "horizon_months": 120.0}
 ESTIMANDS = {
+    "adjustments": {"none": []},
     "rows": [{"score": "MKI67", "log_hr": 0.5, "hr": float(np.exp(0.5)), "mc_se": 0.01, **ASKED}],
     "image_rows": [{"rho_latent": rho, "log_hr": rho, "hr": float(np.exp(rho)), **ASKED} for rho in (0.2, 0.9)],
     "image_correlations": [
@@ -185,6 +186,7 @@ def draw_phantom(n: int = 80) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
             "latent": latent[::-1],
             "log_nodes": np.log1p(nodes)[::-1],
             "log2_size": np.log2(size / 20)[::-1],
+            "age_years": age[::-1],
         }
     )
     scores = [

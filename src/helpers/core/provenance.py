@@ -493,7 +493,7 @@ class Run:
         for file in files:
             self._outputs[paths.shorten(file)] = Path(file)
 
-    def save_table(self, table: pd.DataFrame, name: str) -> Path:
+    def save_table(self, table: pd.DataFrame, name: str) -> None:
         """Write a tidy table to `tables/<name>.csv`.
 
         Parameters
@@ -501,14 +501,10 @@ class Run:
         table : DataFrame
         name : str
             Without suffix.
-
-        Returns
-        -------
-        Path
         """
-        return paths.write_table(table, self.path(f"tables/{name}.csv"))
+        paths.write_table(table, self.path(f"tables/{name}.csv"))
 
-    def save_figure(self, fig: "Figure", name: str, table: pd.DataFrame | None = None) -> Path:
+    def save_figure(self, fig: "Figure", name: str, table: pd.DataFrame | None = None) -> None:
         """Write a figure as SVG and PNG, named with its run, and the table behind it as CSV.
 
         Parameters
@@ -518,11 +514,6 @@ class Run:
             Without suffix.
         table : DataFrame, optional
             What the figure shows.
-
-        Returns
-        -------
-        Path
-            Of the PNG.
         """
         origin = f"histobook · {self.profile_dir.name} · {self.spec.chapter} · key {self.key[:12]}"
         fig.text(0.0, -0.012, origin, fontsize=5, color="0.55", ha="left", va="top", gid="origin")
@@ -531,7 +522,6 @@ class Run:
                 fig.savefig(temporary, bbox_inches="tight", dpi=200, metadata=metadata)
         if table is not None:
             paths.write_table(table, self.path(f"figures/{name}.csv"))
-        return self.dir / f"figures/{name}.png"
 
     def lose(self, item: str, reason: str, *, kind: str = "case") -> None:
         """Record that an item is not part of the result, and why.
