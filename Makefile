@@ -43,6 +43,7 @@ test: $(STAMP)  ## all tests that this machine can run
 
 lint: $(STAMP)  ## ruff, mypy, layers
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet src
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 

@@ -296,7 +296,7 @@ drifts = [
 ]
 
 # %%
-fig, axes = new_figure(width_mm=4 + 90 * len(suspects), height_mm=76, columns=len(suspects))
+fig, axes = new_figure(width_mm=4 + 90 * len(suspects), height_mm=84, columns=len(suspects))
 for ax, letter, item, drift in zip(axes, "ab", suspects, drifts, strict=False):
     title = f"{letter}  {ENDPOINT_LABELS[item.endpoint]}: {item.target} ({survival_plan.MEASURED_WORDS[item.measured]})"
     ylabel = f"Hazard ratio {survival_plan.SCALE_LABELS[item.scale]}"

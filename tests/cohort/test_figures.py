@@ -50,6 +50,16 @@ def test_observation_curves_are_in_years():
     assert ax.get_xlabel() == "Follow-up, years"
 
 
+def test_endpoints_whose_curves_coincide_share_a_line_that_names_both():
+    counts = pd.DataFrame(
+        {"endpoint": ["os"] * 2 + ["dss"] * 2 + ["pfi"] * 2, "time_months": [0.0, 12.0] * 3, "n_at_risk": [5, 3, 5, 3, 5, 2]}
+    )
+    ax = figures.plot_under_observation(counts, ax=new_axes())
+    assert [line.get_label() for line in ax.lines] == [
+        "Overall survival\nDisease-specific survival", "Progression-free interval",
+    ]  # fmt: skip
+
+
 def test_folds_come_in_order_and_external_last():
     counts = pd.DataFrame(
         {"part": ["external", "fold 10", "fold 2", "internal test"], "site": ["X", "A", "B", "A"], "n_cases": [5, 3, 4, 2]}

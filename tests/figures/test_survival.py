@@ -140,6 +140,15 @@ def test_ratio_over_time_shows_drift_average_periods_and_the_test(cohort: pd.Dat
     assert len(dots.get_xdata()) == event.sum()
 
 
+def test_a_period_of_few_events_is_not_drawn(cohort: pd.DataFrame) -> None:
+    time, event = cohort["time"], cohort["event"]
+    _, smooth = survival.compute_schoenfeld(time, event, cohort[["score"]])
+    periods = survival.estimate_ratio_by_period(time, event, cohort["score"], edges=[0, 24, 60, 140])
+    periods.loc[2, "n_events"] = figures.FEWEST_EVENTS - 1
+    ax = figures.plot_ratio_over_time(smooth, periods, ax=new_axes())
+    assert len(texts(ax, "events")) == 2
+
+
 def test_the_distribution_shows_the_cutoff_and_its_origin(cohort: pd.DataFrame) -> None:
     histogram = tabulate_distribution(cohort.assign(split="external"))
     assert histogram["count"].sum() == len(cohort)

@@ -34,7 +34,6 @@ BOUNDS: Final[dict[str, tuple[str, float]]] = {
 """What the means must satisfy. A hazard ratio holds where the interval of its mean log difference covers 0."""
 
 
-
 def validate_phantom(
     *,
     n_seeds: int = 10,

@@ -132,10 +132,12 @@ def plot_under_observation(counts: "pd.DataFrame", *, ax: "Axes", unit: str = "y
     Axes
     """
     scale = 12.0 if unit == "years" else 1.0
-    for number, (endpoint, part) in enumerate(counts.groupby("endpoint", sort=False)):
-        months, label = part["time_months"], ENDPOINT_LABELS[str(endpoint)]
-        dash = (0, (4, 2 * (number % 3))) if number % 3 else "-"  # curves of two endpoints may coincide
-        ax.plot(months / scale, part["n_at_risk"], color=SEQUENCE[number], ls=dash, lw=1.0, label=label)
+    labels: dict[tuple[tuple[float, float], ...], list[str]] = {}  # endpoints whose curves coincide share a line
+    for endpoint, part in counts.groupby("endpoint", sort=False):
+        curve = tuple(zip(part["time_months"] / scale, part["n_at_risk"], strict=True))
+        labels.setdefault(curve, []).append(ENDPOINT_LABELS[str(endpoint)])
+    for colour, (curve, names) in zip(SEQUENCE, labels.items(), strict=False):
+        ax.plot(*zip(*curve, strict=True), color=colour, lw=1.0, label="\n".join(names))
     ax.set(xlabel=f"Follow-up, {unit}", ylabel="Cases observed, without event")
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)

@@ -29,7 +29,7 @@ def plot_mpp(audit: "pd.DataFrame", *, ax: "Axes", target_mpp: float) -> "Axes":
     Parameters
     ----------
     audit : DataFrame
-        slide_id, scanner, mpp (NaN where none is known), mpp_source.
+        slide_id, scanner, mpp (NaN where none is known), mpp_source, lost_at (step at which a slide is lost, or empty).
     ax : Axes
     target_mpp : float
 
@@ -37,7 +37,7 @@ def plot_mpp(audit: "pd.DataFrame", *, ax: "Axes", target_mpp: float) -> "Axes":
     -------
     Axes
     """
-    scanners = list(dict.fromkeys(audit["scanner"]))
+    scanners = sorted(set(audit["scanner"]))
     row_of = {scanner: row for row, scanner in enumerate(scanners)}
     known = audit[audit["mpp"].notna()]
     for source, part in known.groupby("mpp_source"):
@@ -46,7 +46,7 @@ def plot_mpp(audit: "pd.DataFrame", *, ax: "Axes", target_mpp: float) -> "Axes":
         ax.plot(part["mpp"], rows + spread, "o", ms=2.6, mew=0, color=SOURCE_COLOURS[str(source)], label=str(source))
     for row in audit[audit["mpp"].isna()].itertuples():
         at = (1.01, row_of[row.scanner])
-        label = f"{row.slide_id}: no resolution"
+        label = f"{row.slide_id}: {'not readable' if row.lost_at == 'readable' else 'no resolution'}"
         ax.annotate(label, at, xycoords=("axes fraction", "data"), ha="left", va="center", color=VERMILION, fontsize=6)
     ax.axvline(target_mpp, color=GREY, lw=0.8, ls="--")
     ax.annotate(
@@ -248,8 +248,9 @@ def plot_stains(stains: "pd.DataFrame", *, ax: "Axes", by: str = "site") -> "Axe
         ax.plot(part["h_red"], part["h_blue"], "o", ms=3, mew=0, color=colour, label=str(name))
         ax.plot(part["e_red"], part["e_blue"], "s", ms=3, mew=0.6, mfc="white", mec=colour)
     for name, colour in PALETTES["stain"].items():
-        x, y = (stains[f"{name[0]}_{channel}"].median() for channel in ("red", "blue"))
-        ax.annotate(name, (x, y), xytext=(0, 16), textcoords="offset points", ha="center", color=colour, fontsize=7)
+        x = float(stains[f"{name[0]}_red"].median())
+        ax.annotate(name, (x, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                    ha="center", color=colour, fontsize=7)  # fmt: skip
     ax.set_xlabel("density per unit of stain, red light")
     ax.set_ylabel("density per unit of stain, blue light")
     ax.legend(title=by, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)

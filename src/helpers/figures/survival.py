@@ -19,6 +19,8 @@ UNITS: Final = {"years": 12.0, "months": 1.0}
 GROUP_COLOURS: Final = {**PALETTES["risk"], "all": BLACK}
 ROW_PT: Final = 9.0
 """Height of a table row below the axes, points."""
+FEWEST_EVENTS: Final = 5
+"""Of a period whose hazard ratio is drawn."""
 
 
 def format_p(p: float) -> str:
@@ -297,7 +299,8 @@ def plot_ratio_over_time(
     smooth : DataFrame
         From `compute_schoenfeld`, one term: time (months), log_hr, ci_low, ci_high (log scale), average.
     periods : DataFrame
-        From `estimate_ratio_by_period`: start, end (months), hazard_ratio, ci_low, ci_high, n_events.
+        From `estimate_ratio_by_period`: start, end (months), hazard_ratio, ci_low, ci_high, n_events. A period of fewer
+        than five events stays in the table and is not drawn.
     ax : Axes
     test : DataFrame, optional
         From `check_proportional_hazards`; its first row is printed.
@@ -319,7 +322,7 @@ def plot_ratio_over_time(
     ax.plot(smooth["time"] / scale, np.exp(smooth["log_hr"]), color=colour, label="smoothed Schoenfeld residuals")
     average = float(np.exp(smooth["average"].iloc[0]))
     ax.axhline(average, color=BLACK, lw=0.8, ls=(0, (4, 2)), label=f"one ratio for all of follow-up: {average:.2f}")
-    known = periods[periods["hazard_ratio"].notna()]
+    known = periods[periods["hazard_ratio"].notna() & (periods["n_events"] >= FEWEST_EVENTS)]
     for row in known.itertuples():
         start, stop = row.start / scale, min(row.end / scale, end)
         middle = (start + stop) / 2
@@ -343,14 +346,14 @@ def _finish_ratio_axis(ax: "Axes", known: pd.DataFrame, *, unit: str, end: float
     low = min(0.5, float(known["ci_low"].min())) if len(known) else 0.5
     high = max(2.0, float(known["ci_high"].max())) if len(known) else 2.0
     ax.set_yscale("log")
-    low, high = max(low / 1.5, 0.05), min(high * 2.2, 40.0)
+    low, high = max(low / 1.6, 0.05), min(high * 1.2, 20.0)
     ax.set_ylim(low, high)
     ticks = _pick_ticks(low, high)
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
     ax.set_xlim(0, end)
     ax.set_xlabel(f"Time since diagnosis ({unit})")
-    ax.legend(loc="upper right", handlelength=1.6, frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
+    ax.legend(loc="upper left", bbox_to_anchor=(0.0, -0.16), handlelength=1.6, borderaxespad=0)
 
 
 def plot_ph_residuals(residuals: pd.DataFrame, *, ax: "Axes", unit: str = "years") -> "Axes":
