@@ -184,7 +184,7 @@ def draw_slides(names, title_of):
 
 
 areas = tiled.set_index("slide_id")["tissue_area_mm2"]
-run.save_figure(draw_slides(picked, {name: f"{name}, {areas[name]:.2f} mm²" for name in picked}), "masks", table=tiled)
+run.save_figure(draw_slides(picked, {name: f"{name}\n{areas[name]:.2f} mm²" for name in picked}), "masks", table=tiled)
 
 # %% [markdown]
 # ## Quality is stored, not decided

@@ -44,6 +44,15 @@ def test_cards_show_title_first_figure_and_key(finished):
     assert "`00_build_cohort`" in text, "chapters that this profile does not run are named"
 
 
+def test_a_cover_is_the_first_figure_that_the_gallery_names(finished):
+    (chapter,) = pages.find_chapters(finished)
+    listed = [{"chapter": "03", "figure": "absent"}, {"chapter": "04", "figure": "km"}]
+    assert pages.find_cover(chapter, listed).stem == "scatter", "none is named, so its own first"
+    (finished / chapter.name / "figures" / "map.png").write_bytes(b"png")
+    chapter.record["outputs"].append({"path": f"{chapter.name}/figures/map.png"})
+    assert pages.find_cover(chapter, [*listed, {"chapter": "03", "figure": "map"}]).stem == "map"
+
+
 def test_the_scoreboard_page_shows_verdicts_and_escapes_what_it_quotes(finished):
     text = pages.write_scoreboard_page(finished)
     assert text.index("## Planted") < text.index("## Control")
@@ -102,6 +111,11 @@ def test_gallery_pictures_are_small(finished, tmp_path):
         assert image.width <= site.GALLERY_WIDTH_PX
     with pytest.raises(RunError, match="no figure 'km' in .*; there: scatter"):
         site.find_figure(finished, "03", "km")
+
+
+def test_a_profile_without_gallery_figures_is_an_error_that_names_those_with(finished):
+    with pytest.raises(RunError, match="lists no figure of the profile '.*', only of metabric, phantom"):
+        site.copy_gallery(finished)
 
 
 def test_every_figure_of_the_gallery_list_is_shown_by_readme_and_lies_in_docs(repository):

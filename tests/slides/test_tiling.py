@@ -17,7 +17,15 @@ from helpers.slides.qc import QC_COLUMNS
 from helpers.slides.reader import open_slide
 from helpers.slides.stain import compute_angle
 from helpers.slides.tilefile import read_attribute, read_tiles
-from helpers.slides.tiling import pick_shard, plan_edge, plan_grid, read_tile, tile_cohort, tile_slide
+from helpers.slides.tiling import (
+    choose_stain_tiles,
+    pick_shard,
+    plan_edge,
+    plan_grid,
+    read_tile,
+    tile_cohort,
+    tile_slide,
+)
 from tests.slides.conftest import HAEMATOXYLIN, draw_tissue
 from tests.slides.test_reader import make_array_slide
 
@@ -245,3 +253,12 @@ def test_a_marker_line_does_not_bend_the_stains(make_slide: MakeSlide, tmp_path:
     tile_slide("S-1", make_slide(image), spec, folder=tmp_path)
     found = read_attribute(tmp_path / "tiles" / "S-1.h5", "stain_haematoxylin")
     assert compute_angle(found, HAEMATOXYLIN) < 6, "degrees from the planted haematoxylin"
+
+
+def test_what_most_tiles_show_is_the_stain_and_no_ink() -> None:
+    qc = pd.DataFrame(0.0, index=range(8), columns=list(QC_COLUMNS))
+    qc.loc[[1, 5], "pen_blue_fraction"] = 0.2
+    qc.loc[3, "thick_fraction"] = 0.1
+    assert choose_stain_tiles(qc).tolist() == [0, 2, 4, 6, 7]
+    qc.loc[[0, 2], "pen_green_fraction"] = 0.2
+    assert choose_stain_tiles(qc).tolist() == [0, 1, 2, 4, 5, 6, 7], "half of the tiles: a blue stain; the fold stays out"

@@ -208,6 +208,7 @@ def test_a_planted_ratio_answers_to_the_same_estimand() -> None:
 def test_the_image_answers_to_the_attenuated_truth_at_its_correlation() -> None:
     row = judge(results(measured="image"))
     assert row["reference"] == pytest.approx(np.exp(0.55))
+    assert "reference_low" not in row, "a curve has no Monte-Carlo error of its own"
     assert "observed Spearman 0.450" in row["source"]
 
 

@@ -117,7 +117,7 @@ def _clean_notebook(path: Path) -> str:
 
 
 def write_chapter_cards(chapters: Sequence[Chapter]) -> str:
-    """Return the executed chapters as a grid of cards, each with its first figure.
+    """Return the executed chapters as a grid of cards, each with its cover.
 
     Parameters
     ----------
@@ -127,13 +127,34 @@ def write_chapter_cards(chapters: Sequence[Chapter]) -> str:
     -------
     str, MyST Markdown
     """
-    cards = []
+    cards, gallery = [], paths.read_yaml(paths.repo_root() / "docs" / "gallery.yaml")
     for chapter in chapters:
         record = chapter.record
         footer = f"{record.get('seconds', 0):.0f} s · {len(record['outputs'])} files · key {record['key'][:12]}"
-        image = f"/_static/run/{chapter.name}-{chapter.figures[0].name}" if chapter.figures else ""
+        cover = find_cover(chapter, gallery)
+        image = f"/_static/run/{chapter.name}-{cover.name}" if cover else ""
         cards.append(_card(chapter.title, link=f"/chapters/{chapter.name}", image=image, footer=footer, kind="chapter"))
     return f"\n{_grid(cards)}\n"
+
+
+def find_cover(chapter: Chapter, gallery: Sequence[Mapping[str, str]]) -> Path | None:
+    """Return the figure that stands for a chapter: the first one that the gallery names, otherwise its own first.
+
+    Parameters
+    ----------
+    chapter : Chapter
+    gallery : sequence of mapping
+        docs/gallery.yaml: chapter, figure.
+
+    Returns
+    -------
+    Path or None
+        None for a chapter without figures.
+    """
+    named = [item["figure"] for item in gallery if item["chapter"] == chapter.name[:2]]
+    saved = {figure.stem: figure for figure in chapter.figures}
+    chosen = [saved[name] for name in named if name in saved]
+    return next(iter([*chosen, *chapter.figures]), None)
 
 
 def write_chapter_index(profile: str, chapters: Sequence[Chapter]) -> str:

@@ -123,7 +123,7 @@ def _remove_strays(source: Path, kept: set[str]) -> None:
 
 
 def copy_gallery(folder: Path) -> list[Path]:
-    """Copy the figures that README shows from a profile's results, as small PNGs.
+    """Copy the figures that README shows of a profile, as small PNGs.
 
     Parameters
     ----------
@@ -138,12 +138,17 @@ def copy_gallery(folder: Path) -> list[Path]:
     Raises
     ------
     RunError
-        When a figure of the list is not among the results.
+        When docs/gallery.yaml lists no figure of this profile, or one that is not among the results.
     """
     target = paths.repo_root() / "docs" / "_static" / "gallery"
+    listed = paths.read_yaml(paths.repo_root() / "docs" / "gallery.yaml")
+    mine = [item for item in listed if item["profile"] == folder.name]
+    if not mine:
+        known = ", ".join(sorted({item["profile"] for item in listed}))
+        msg = f"RunError: docs/gallery.yaml lists no figure of the profile '{folder.name}', only of {known}."
+        raise RunError(msg)
     return [
-        _shrink(find_figure(folder, item["chapter"], item["figure"]), target / f"{item['name']}.png")
-        for item in paths.read_yaml(paths.repo_root() / "docs" / "gallery.yaml")
+        _shrink(find_figure(folder, item["chapter"], item["figure"]), target / f"{item['name']}.png") for item in mine
     ]
 
 
