@@ -132,3 +132,9 @@ def test_speed_is_said_to_be_unmeasured_where_it_is(tmp_path):
     paths.write_json([{"id": "a/b", "value": 2.0, "unit": "s", "compared_with": "x", "ratio": None, "bound": 3}], tmp_path / "bench.json")
     paths.write_json({"cpu": "A CPU", "cores": 2, "system": "Linux", "date": "2026-01-01"}, tmp_path / "machine.json")
     assert "| `a/b` | 2 | s | x |  | 3 |" in pages.write_speed_page(tmp_path / "bench.json")
+
+
+def test_the_validation_page_is_the_last_summary_or_says_that_there_is_none(tmp_path):
+    assert "was not run" in pages.write_validation_page(tmp_path / "validate.md")
+    (tmp_path / "validate.md").write_text("# Planted truth against estimates\n")
+    assert pages.write_validation_page(tmp_path / "validate.md") == "# Planted truth against estimates\n"

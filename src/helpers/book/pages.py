@@ -1,4 +1,4 @@
-"""The pages of a site that depend on the run: chapters, gallery, scoreboard, parameters, speed."""
+"""The pages of a site that depend on the run: chapters, gallery, scoreboard, parameters, validation, speed."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -102,6 +102,7 @@ def collect_pages(folder: Path, chapters: Sequence[Chapter]) -> dict[str, str]:
     pages["scoreboard.md"] = write_scoreboard_page(folder)
     pages["reference/parameters.md"] = write_parameters_page()
     pages["reference/speed.md"] = write_speed_page(paths.results_dir() / "bench" / "bench.json")
+    pages["reference/validation.md"] = write_validation_page(paths.results_dir() / "validate" / "validate.md")
     pages["changelog.md"] = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     return pages
 
@@ -344,3 +345,20 @@ def write_speed_page(bench: Path) -> str:
         lines.append(f"| `{row['id']}` | {value} | {row['unit']} | {row['compared_with']} | {ratio} | {bound} |")
     where = f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['date']}."
     return f"{head}{where}\n\n" + "\n".join(lines) + "\n"
+
+
+def write_validation_page(validated: Path) -> str:
+    """Return the page of the last validation over many phantom cohorts on this machine.
+
+    Parameters
+    ----------
+    validated : Path
+        `results/validate/validate.md`.
+
+    Returns
+    -------
+    str, MyST Markdown
+    """
+    if validated.is_file():
+        return validated.read_text(encoding="utf-8")
+    return "# Validation\n\n`make validate` was not run on the machine that built this site.\n"
