@@ -19,6 +19,7 @@ class ArraySource:
     """A second reader: pixels from arrays. It stands for any future one, and shows what the interface asks."""
 
     name = "array"
+    note = ""
     background = (255, 255, 255)
 
     def __init__(self, levels: list[NDArray[np.uint8]]) -> None:
@@ -27,11 +28,12 @@ class ArraySource:
         self.properties: dict[str, str] = {}
         self.reads: list[tuple[int, int, int, int, int]] = []
 
-    def read_level(self, level: int, x_l0: int, y_l0: int, width: int, height: int) -> NDArray[np.uint8]:
-        self.reads.append((level, x_l0, y_l0, width, height))
-        down_x = self.level_dimensions[0][0] / self.level_dimensions[level][0]
-        down_y = self.level_dimensions[0][1] / self.level_dimensions[level][1]
-        x, y = int(x_l0 / down_x), int(y_l0 / down_y)
+    def find_origin(self, level: int, x: int, y: int) -> tuple[float, float]:
+        (width, height), (own_width, own_height) = self.level_dimensions[0], self.level_dimensions[level]
+        return x * width / own_width, y * height / own_height
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        self.reads.append((level, x, y, width, height))
         return self._levels[level][y : y + height, x : x + width]
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ COLUMNS = ("slide_id", "stage", "status", "reason", "seconds", "key")
 MACHINE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that are the machine's, not the slide's: the batch stops at once, what is finished stays."""
 
-Work = Callable[[str], tuple[str, str]]
+Work = Callable[[str], tuple[str, ...]]
 Row = dict[str, object]
 
 
@@ -41,8 +41,9 @@ def run_batch(
     ----------
     ids : sequence of str
         Slide ids; rows come out in this order.
-    work : callable, slide_id -> (status, key)
-        Status 'ok' (made now) or 'reused' (found with the same key). Whatever it raises becomes a 'failed' row.
+    work : callable, slide_id -> (status, key) or (status, key, remark)
+        Status 'ok' (made now) or 'reused' (found with the same key); a remark becomes the row's reason. Whatever it
+        raises becomes a 'failed' row.
     stage : str
         Name of the stage, such as 'tile_slides'.
     path : str or Path
@@ -85,7 +86,8 @@ def _attempt(slide_id: str, work: Work, stage: str) -> Row:
     began = time.perf_counter()
     row: Row = {"slide_id": slide_id, "stage": stage, "reason": "", "key": ""}
     try:
-        row["status"], row["key"] = work(slide_id)
+        row["status"], row["key"], *remarks = work(slide_id)
+        row["reason"] = "; ".join(remarks)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
             raise

@@ -1,8 +1,8 @@
 """One small interface to a slide's pixels: RGB of a region, given in level-0 px, at a resolution in um per px.
 
-`open_slide` decides the resolution once and returns a `Slide`. The pixels come from a `PixelSource`; OpenSlide is the
-reference for every format, and a faster one for a particular format only has to fill the same four attributes and two
-methods. Label and macro images are never touched.
+`open_slide` decides the resolution once and returns a `Slide`. The pixels come from a `PixelSource`: `JpegTiffSource`
+decodes tiled JPEG slides itself, OpenSlide is the reference and reads all others. Both give the same RGB. Label and
+macro images are never touched.
 """
 
 import math
@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.core.errors import SlideError, TileError
+from helpers.slides.jpegtiff import JpegTiffSource, NotDirectError, list_native_levels
 from helpers.slides.resample import WHOLE, Box, resample_area
 from helpers.slides.resolution import Resolution, resolve_mpp
 
 RGB = NDArray[np.uint8]
+Reader = Literal["auto", "openslide"]
 LEVEL_TOLERANCE = 5e-3
 """A level whose downsample exceeds the wanted one by less than this share still serves it (2.0005 for 2)."""
 BLOCK_PX = 1024
@@ -35,6 +37,7 @@ class PixelSource(Protocol):
     """What a reader of a file format must offer."""
 
     name: str
+    note: str
     level_dimensions: tuple[tuple[int, int], ...]
     background: tuple[int, int, int]
 
@@ -43,8 +46,12 @@ class PixelSource(Protocol):
         """Properties of the file, in OpenSlide's names."""
         ...
 
-    def read_level(self, level: int, x_l0: int, y_l0: int, width: int, height: int) -> RGB:
-        """Return (height, width, 3) pixels of a level, from a corner in level-0 px."""
+    def find_origin(self, level: int, x: int, y: int) -> tuple[float, float]:
+        """Return where, in level-0 px, the pixels begin that `read_level` returns for a corner in px of the level."""
+        ...
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        """Return (height, width, 3) pixels of a level, from a corner in px of that level."""
         ...
 
     def close(self) -> None:
@@ -68,6 +75,7 @@ class OpenSlideSource:
     """
 
     name = "openslide"
+    note = ""
 
     def __init__(self, path: Path, slide_id: str) -> None:
         import openslide
@@ -90,14 +98,31 @@ class OpenSlideSource:
         """Properties of the file, in OpenSlide's names."""
         return self._handle.properties
 
-    def read_level(self, level: int, x_l0: int, y_l0: int, width: int, height: int) -> RGB:
+    def find_origin(self, level: int, x: int, y: int) -> tuple[float, float]:
+        """Return the whole level-0 pixel from which OpenSlide reads; it interpolates where the level's own differ.
+
+        Parameters
+        ----------
+        level : int
+        x, y : int
+            Px of `level`.
+
+        Returns
+        -------
+        tuple of 2 floats
+            Level-0 px.
+        """
+        (width, height), (own_width, own_height) = self.level_dimensions[0], self.level_dimensions[level]
+        return float(round(x * width / own_width)), float(round(y * height / own_height))
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
         """Return pixels of a level.
 
         Parameters
         ----------
         level : int
-        x_l0, y_l0 : int
-            Upper left corner, level-0 px.
+        x, y : int
+            Upper left corner, px of `level`.
         width, height : int
             Px of `level`.
 
@@ -110,6 +135,7 @@ class OpenSlideSource:
         SlideError
             When the region cannot be decoded; never a white tile.
         """
+        x_l0, y_l0 = (int(value) for value in self.find_origin(level, x, y))
         try:
             rgba = np.asarray(self._handle.read_region((x_l0, y_l0), level, (width, height)))
         except self._failure as error:
@@ -293,19 +319,18 @@ class Slide:
         level = self.pick_level(min(box.width / width, box.height / height))
         down_x, down_y = self.level_downsamples[level]
         wanted = box.scale(down_x, down_y)
-        x_l0, y_l0 = round(math.floor(wanted.left + WHOLE) * down_x), round(math.floor(wanted.top + WHOLE) * down_y)
+        x, y = math.floor(wanted.left + WHOLE), math.floor(wanted.top + WHOLE)
+        x_l0, y_l0 = self.source.find_origin(level, x, y)
         left, top = max(0.0, (box.left - x_l0) / down_x), max(0.0, (box.top - y_l0) / down_y)
         n_x, n_y = math.ceil(left + wanted.width - WHOLE), math.ceil(top + wanted.height - WHOLE)
-        pixels = self.source.read_level(level, x_l0, y_l0, *self._clip(level, x_l0, y_l0, n_x, n_y))
-        pixels = _extend(pixels, n_x, n_y)
+        pixels = _extend(self.source.read_level(level, x, y, *self._clip(level, x, y, n_x, n_y)), n_x, n_y)
         inner = Box(left=left, top=top, width=wanted.width, height=wanted.height)
         return resample_area(pixels, inner, width=width, height=height)
 
-    def _clip(self, level: int, x_l0: int, y_l0: int, n_x: int, n_y: int) -> tuple[int, int]:
+    def _clip(self, level: int, x: int, y: int, n_x: int, n_y: int) -> tuple[int, int]:
         """Keep a read inside its level: a level rounds its size down, so its last pixel may be a fraction short."""
         width, height = self.source.level_dimensions[level]
-        down_x, down_y = self.level_downsamples[level]
-        return max(1, min(n_x, width - int(x_l0 / down_x))), max(1, min(n_y, height - int(y_l0 / down_y)))
+        return max(1, min(n_x, width - x)), max(1, min(n_y, height - y))
 
     def _check_inside(self, box: Box) -> None:
         if min(box.left, box.top) < -WHOLE or box.right > self.width + WHOLE or box.bottom > self.height + WHOLE:
@@ -390,6 +415,7 @@ def open_slide(
     slide_id: str,
     mpp: float | None = None,
     fallback_mpp: float | None = None,
+    reader: Reader = "auto",
 ) -> Slide:
     """Open a slide and decide its resolution.
 
@@ -402,6 +428,8 @@ def open_slide(
         From the slide table, um per px; outranks the file.
     fallback_mpp : float, optional
         Used where the file states no resolution, or an impossible one, um per px.
+    reader : {'auto', 'openslide'}
+        As `open_source`.
 
     Returns
     -------
@@ -419,10 +447,42 @@ def open_slide(
     if not path.is_file():
         msg = f"SlideError: slide '{slide_id}': no file at '{path}'. Mend its path in the slide table, or fetch it."
         raise SlideError(msg)
-    source = OpenSlideSource(path, slide_id)
+    source = open_source(path, slide_id, reader=reader)
     try:
         resolution = resolve_mpp(slide_id, source.properties, mpp=mpp, fallback_mpp=fallback_mpp)
     except BaseException:
         source.close()
         raise
     return Slide(slide_id=slide_id, path=path, source=source, resolution=resolution)
+
+
+def open_source(path: Path, slide_id: str, *, reader: Reader = "auto") -> PixelSource:
+    """Open a slide's pixels: directly where it is a tiled JPEG TIFF, through OpenSlide otherwise.
+
+    Parameters
+    ----------
+    path : Path
+    slide_id : str
+        For messages.
+    reader : {'auto', 'openslide'}
+
+    Returns
+    -------
+    PixelSource
+        Its `note` says why OpenSlide reads a slide that was to be read directly.
+
+    Raises
+    ------
+    SlideError
+        When OpenSlide cannot open the file.
+    """
+    reference = OpenSlideSource(path, slide_id)
+    if reader == "openslide":
+        return reference
+    vendor = reference.properties.get("openslide.vendor", "an unnamed format")
+    try:
+        levels = list_native_levels(path, vendor=vendor, level_dimensions=reference.level_dimensions)
+    except NotDirectError as error:
+        reference.note = f"read through OpenSlide: {error}"
+        return reference
+    return JpegTiffSource(path, levels=levels, reference=reference)

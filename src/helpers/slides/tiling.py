@@ -306,7 +306,7 @@ def compute_tiling_key(path: Path, spec: TilingSpec, mpp: float | None) -> str:
 
 def tile_slide(
     slide_id: str, path: str | Path, spec: TilingSpec, *, folder: Path, mpp: float | None = None
-) -> tuple[str, str]:
+) -> tuple[str, str, str]:
     """Tile one slide: mask, grid, quality, stains; write `tiles/<id>.h5` and `thumbnails/<id>.jpg`.
 
     Parameters
@@ -324,6 +324,8 @@ def tile_slide(
     status : str
         'ok', or 'reused' where the files there have the same key.
     key : str
+    note : str
+        Why OpenSlide read a slide that is read directly where it can be; empty otherwise.
 
     Raises
     ------
@@ -335,7 +337,7 @@ def tile_slide(
     with open_slide(path, slide_id=slide_id, mpp=mpp, fallback_mpp=spec.fallback_mpp) as slide:
         key = compute_tiling_key(path, spec, mpp)
         if thumbnail.is_file() and read_attribute(target, "key") == key:
-            return "reused", key
+            return "reused", key, slide.source.note
         plan_edge(slide, spec)
         tissue = find_tissue(
             slide,
@@ -346,8 +348,9 @@ def tile_slide(
         plan = plan_tiles(slide, spec, tissue)
         table = build_table(slide, spec, tissue, plan, key=key)
         write_thumbnail(slide.read_thumbnail(spec.thumbnail_px), thumbnail)
+        note = slide.source.note
     write_tiles(table, target)
-    return "ok", key
+    return "ok", key, note
 
 
 def build_table(slide: Slide, spec: TilingSpec, tissue: Tissue, plan: TilePlan, *, key: str) -> TileTable:
@@ -374,6 +377,7 @@ def build_table(slide: Slide, spec: TilingSpec, tissue: Tissue, plan: TilePlan, 
         "spec_hash": compute_key(spec.key_fields()),
         "versions": ", ".join(f"{name} {list_versions()[name]}" for name in LIBRARIES),
         "reader": slide.source.name,
+        "reader_note": slide.source.note,
         "mpp_effective": plan.mpp,
         "mpp_target": spec.mpp,
         "mpp_x": resolution.mpp_x,
@@ -465,7 +469,7 @@ def tile_cohort(
     table = slides.set_index("slide_id")
     stated = table["mpp"] if "mpp" in table else pd.Series(np.nan, index=table.index)
 
-    def work(slide_id: str) -> tuple[str, str]:
+    def work(slide_id: str) -> tuple[str, str, str]:
         mpp = None if pd.isna(stated[slide_id]) else float(stated[slide_id])
         return tile_slide(slide_id, table.at[slide_id, "path"], spec, folder=folder, mpp=mpp)
 

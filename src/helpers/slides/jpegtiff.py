@@ -1,0 +1,306 @@
+"""Tiled JPEG slides (Aperio, generic TIFF) read directly: every native tile is decoded once and stitched where asked.
+
+OpenSlide decodes the same JPEG streams with the same library, then paints them through a premultiplied ARGB canvas and
+hands out RGBA, which costs several times the decoding itself. Here the directory comes from tifffile, the bytes from
+`os.pread`, the pixels from libjpeg-turbo; RGB is equal to OpenSlide's, bit for bit.
+
+What is not such a slide is refused with a reason, and OpenSlide reads it. What OpenSlide calls damaged is damaged here
+too: decoding stops on libjpeg's warnings, and then OpenSlide itself decides about the region.
+
+Colour profiles (ICC) are not applied, as OpenSlide does not: colours are the scanner's, and stain methods see them.
+"""
+
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.core.errors import SlideError
+
+if TYPE_CHECKING:
+    from helpers.slides.reader import PixelSource
+
+RGB = NDArray[np.uint8]
+VENDORS: Final = ("aperio", "generic-tiff")
+"""Formats whose tiles OpenSlide paints side by side, without overlaps or offsets."""
+JPEG: Final = 7
+PHOTOMETRIC: Final = {2: "rgb", 6: "ycbcr"}
+CACHE_BYTES: Final = 128 * 1024**2
+"""Decoded native tiles kept per open slide: a row of tiles of a slide of 100,000 px, and half the next."""
+SOI: Final = b"\xff\xd8"
+ADOBE: Final = {
+    "rgb": b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00",
+    "ycbcr": b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01",
+}
+"""Adobe's marker, by which a JPEG stream says what its three components are; in a TIFF the directory says it."""
+
+
+class NotDirectError(SlideError):
+    """A slide, or a tile of it, is not one of those that are read directly; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeLevel:
+    """Where the native tiles of one level lie in the file.
+
+    Attributes
+    ----------
+    width, height : int
+        Of the level, px.
+    tile_width, tile_height : int
+        Of a native tile, px.
+    offsets, sizes : ndarray, (n_tiles,), int64
+        Bytes, in raster order; size 0 is a tile that was never written.
+    head : bytes
+        What is put before every tile's stream: start of image, colour marker, shared JPEG tables.
+    """
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    head: bytes
+
+    @property
+    def n_across(self) -> int:
+        """Native tiles in a row."""
+        return -(-self.width // self.tile_width)
+
+
+def list_native_levels(
+    path: Path, *, vendor: str, level_dimensions: tuple[tuple[int, int], ...]
+) -> tuple[NativeLevel, ...]:
+    """Find the native tiles of every level that OpenSlide lists.
+
+    Parameters
+    ----------
+    path : Path
+    vendor : str
+        OpenSlide's name of the format.
+    level_dimensions : tuple of (int, int)
+        Width and height of each level, as OpenSlide lists them.
+
+    Returns
+    -------
+    tuple of NativeLevel
+
+    Raises
+    ------
+    NotDirectError
+        When the slide is not a tiled JPEG TIFF through and through; says what it is.
+    """
+    import tifffile
+
+    if vendor not in VENDORS:
+        msg = f"{vendor} is not among {', '.join(VENDORS)}"
+        raise NotDirectError(msg)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
+            return tuple(_match_level(pages, size, vendor=vendor) for size in level_dimensions)
+    except (tifffile.TiffFileError, struct.error, ValueError, KeyError, IndexError, TypeError) as error:
+        msg = f"its directory is unusual ({type(error).__name__}: {error})"
+        raise NotDirectError(msg) from None
+
+
+def _match_level(pages: list[Any], size: tuple[int, int], *, vendor: str) -> NativeLevel:
+    """Return the one tiled page of this size as a level."""
+    fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
+    if len(fitting) != 1:
+        msg = f"{len(fitting)} tiled images of {size[0]} x {size[1]} px, expected 1"
+        raise NotDirectError(msg)
+    page = fitting[0]
+    if int(page.compression) != JPEG:
+        msg = f"compression is {getattr(page.compression, 'name', page.compression)}, expected JPEG"
+        raise NotDirectError(msg)
+    layout = (page.bitspersample, page.samplesperpixel, int(page.planarconfig))
+    colour = PHOTOMETRIC.get(int(page.photometric))
+    if layout != (8, 3, 1) or colour is None:
+        msg = f"pixels are {layout} (bits, samples, planes) in colours {int(page.photometric)}, expected 8-bit RGB"
+        raise NotDirectError(msg)
+    level = NativeLevel(
+        width=size[0], height=size[1], tile_width=page.tilewidth, tile_height=page.tilelength,
+        offsets=np.asarray(page.dataoffsets, np.int64), sizes=np.asarray(page.databytecounts, np.int64),
+        head=SOI + ADOBE[colour] + (page.jpegtables or b"")[2:-2],
+    )  # fmt: skip
+    _check_tiles(level, vendor=vendor)
+    return level
+
+
+def _check_tiles(level: NativeLevel, *, vendor: str) -> None:
+    expected = level.n_across * -(-level.height // level.tile_height)
+    if not len(level.offsets) == len(level.sizes) == expected:
+        msg = f"{len(level.offsets)} tile offsets and {len(level.sizes)} sizes, expected {expected}"
+        raise NotDirectError(msg)
+    if vendor == "aperio" and (level.sizes == 0).any():
+        msg = "tiles are missing, which OpenSlide fills from another level"
+        raise NotDirectError(msg)
+
+
+class TileCache:
+    """The native tiles that were decoded last, up to a number of bytes; safe to use from several threads.
+
+    Parameters
+    ----------
+    max_bytes : int
+    """
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._tiles: OrderedDict[tuple[int, int], RGB] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int]) -> RGB | None:
+        """Return a tile by (level, number), or None.
+
+        Parameters
+        ----------
+        key : tuple of 2 ints
+
+        Returns
+        -------
+        ndarray, (tile_height, tile_width, 3), uint8, or None
+        """
+        with self._lock:
+            if key not in self._tiles:
+                return None
+            self._tiles.move_to_end(key)
+            return self._tiles[key]
+
+    def put(self, key: tuple[int, int], tile: RGB) -> None:
+        """Keep a tile, and forget the oldest ones beyond the limit.
+
+        Parameters
+        ----------
+        key : tuple of 2 ints
+        tile : ndarray, (tile_height, tile_width, 3), uint8
+        """
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = tile
+                self._n_bytes += tile.nbytes
+            while self._n_bytes > self._max_bytes:
+                self._n_bytes -= self._tiles.popitem(last=False)[1].nbytes
+
+
+class JpegTiffSource:
+    """Pixels of a tiled JPEG TIFF, decoded tile by tile. Made by `open_source`.
+
+    Parameters
+    ----------
+    path : Path
+    levels : tuple of NativeLevel
+    reference : PixelSource
+        OpenSlide on the same file: states the properties, and decides where a native tile cannot be decoded here.
+        Closed with this source.
+    """
+
+    name = "jpeg-tiff"
+    note = ""
+
+    def __init__(self, path: Path, *, levels: tuple[NativeLevel, ...], reference: "PixelSource") -> None:
+        self._levels = levels
+        self._reference = reference
+        self.properties = reference.properties
+        self.background = reference.background
+        self.level_dimensions = tuple((level.width, level.height) for level in levels)
+        self._cache = TileCache()
+        self._file = os.open(path, os.O_RDONLY)
+
+    def find_origin(self, level: int, x: int, y: int) -> tuple[float, float]:
+        """Return where a pixel of a level begins: exactly where the level's downsample puts it.
+
+        Parameters
+        ----------
+        level : int
+        x, y : int
+            Px of `level`.
+
+        Returns
+        -------
+        tuple of 2 floats
+            Level-0 px.
+        """
+        (width, height), (own_width, own_height) = self.level_dimensions[0], self.level_dimensions[level]
+        return x * width / own_width, y * height / own_height
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        """Return pixels of a level.
+
+        Parameters
+        ----------
+        level : int
+        x, y : int
+            Upper left corner, px of `level`.
+        width, height : int
+            Px of `level`; must lie inside it.
+
+        Returns
+        -------
+        ndarray, (height, width, 3), uint8
+
+        Raises
+        ------
+        SlideError
+            When a native tile is damaged and OpenSlide says so too; never a white tile.
+        """
+        try:
+            return self._stitch(level, x, y, width, height)
+        except NotDirectError:
+            return self._reference.read_level(level, x, y, width, height)
+
+    def _stitch(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        out = np.empty((height, width, 3), np.uint8)
+        for tile, (row, column) in self._list_tiles(level, x, y, width, height):
+            top, left = max(row, y), max(column, x)
+            bottom, right = min(row + tile.shape[0], y + height), min(column + tile.shape[1], x + width)
+            part = tile[top - row : bottom - row, left - column : right - column]
+            out[top - y : bottom - y, left - x : right - x] = part
+        return out
+
+    def _list_tiles(self, level: int, x: int, y: int, width: int, height: int) -> Iterator[tuple[RGB, tuple[int, int]]]:
+        """Yield the native tiles under a region, each with the row and column of its corner."""
+        native = self._levels[level]
+        for row in range(y // native.tile_height, -(-(y + height) // native.tile_height)):
+            for column in range(x // native.tile_width, -(-(x + width) // native.tile_width)):
+                tile = self._get_tile(level, row * native.n_across + column)
+                yield tile, (row * native.tile_height, column * native.tile_width)
+
+    def _get_tile(self, level: int, number: int) -> RGB:
+        tile = self._cache.get((level, number))
+        if tile is None:
+            tile = self._decode(self._levels[level], number)
+            self._cache.put((level, number), tile)
+        return tile
+
+    def _decode(self, native: NativeLevel, number: int) -> RGB:
+        import simplejpeg
+
+        shape = (native.tile_height, native.tile_width, 3)
+        size = int(native.sizes[number])
+        if size == 0:
+            return np.broadcast_to(np.asarray(self.background, np.uint8), shape)
+        data = os.pread(self._file, size, int(native.offsets[number]))
+        try:
+            tile = simplejpeg.decode_jpeg(native.head + data[2:], "RGB", strict=True)
+        except ValueError as error:
+            raise NotDirectError(str(error)) from None
+        if len(data) != size or data[:2] != SOI or tile.shape != shape:
+            msg = f"native tile {number} has {len(data)} of {size} bytes and {tile.shape[1]} x {tile.shape[0]} px"
+            raise NotDirectError(msg)
+        return np.asarray(tile, dtype=np.uint8)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._file)
+        self._reference.close()
