@@ -9,6 +9,7 @@ import numpy as np
 import openslide
 import pandas as pd
 import pytest
+import simplejpeg
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from helpers.core.errors import HistobookError, SlideError
 from helpers.core.specs import TilingSpec
 from helpers.slides import jpegtiff
-from helpers.slides.jpegtiff import JpegTiffSource, TileCache
+from helpers.slides.jpegtiff import JpegTiffSource, NotDirectError, TileCache
 from helpers.slides.reader import OpenSlideSource, open_slide, open_source
 from helpers.slides.tilefile import read_tiles
 from helpers.slides.tiling import iterate_tiles, plan_tiles, tile_cohort
@@ -105,6 +106,19 @@ def test_components_that_the_directory_calls_rgb_are_not_converted(tmp_path: Pat
     pixels = found.read_level(0, 0, 0, 300, 200)
     assert np.array_equal(pixels, read_reference(path, 0, (0, 0), (300, 200)))
     assert np.abs(pixels.astype(int) - image).mean() < 10, "colours are those that were written"
+
+
+def test_where_stream_and_directory_disagree_on_colours_openslide_decides(tmp_path: Path) -> None:
+    path = tmp_path / "S.tif"
+    streams = [simplejpeg.encode_jpeg(draw_detail(128, 128, seed=seed), 90, "RGB", "444") for seed in range(2)]
+    tifffile.imwrite(
+        path, iter(streams), shape=(128, 256, 3), dtype=np.uint8, tile=(128, 128), photometric="rgb", compression="jpeg",
+        compressionargs={"outcolorspace": "rgb"}, metadata=None,
+    )  # fmt: skip
+    found = open_source(path, "S-1")
+    assert np.array_equal(found.read_level(0, 0, 0, 256, 128), read_reference(path, 0, (0, 0), (256, 128)))
+    with pytest.raises(NotDirectError, match="does not call its components rgb"):
+        found._stitch(0, 0, 0, 256, 128)
 
 
 def test_a_real_slide_with_shared_tables_is_openslides_bit_for_bit(shared_data: Path) -> None:

@@ -35,6 +35,8 @@ PHOTOMETRIC: Final = {2: "rgb", 6: "ycbcr"}
 CACHE_BYTES: Final = 128 * 1024**2
 """Decoded native tiles kept per open slide: a row of tiles of a slide of 100,000 px, and half the next."""
 SOI: Final = b"\xff\xd8"
+APP0: Final = b"\xff\xe0"
+APP14: Final = b"\xff\xee"
 ADOBE: Final = {
     "rgb": b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00",
     "ycbcr": b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01",
@@ -58,8 +60,10 @@ class NativeLevel:
         Of a native tile, px.
     offsets, sizes : ndarray, (n_tiles,), int64
         Bytes, in raster order; size 0 is a tile that was never written.
-    head : bytes
-        What is put before every tile's stream: start of image, colour marker, shared JPEG tables.
+    colour : {'rgb', 'ycbcr'}
+        What the directory calls the three components.
+    tables : bytes
+        Shared JPEG tables without their start and end; empty where every tile has its own.
     """
 
     width: int
@@ -68,7 +72,8 @@ class NativeLevel:
     tile_height: int
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    head: bytes
+    colour: str
+    tables: bytes
 
     @property
     def n_across(self) -> int:
@@ -130,7 +135,7 @@ def _match_level(pages: list[Any], size: tuple[int, int], *, vendor: str) -> Nat
     level = NativeLevel(
         width=size[0], height=size[1], tile_width=page.tilewidth, tile_height=page.tilelength,
         offsets=np.asarray(page.dataoffsets, np.int64), sizes=np.asarray(page.databytecounts, np.int64),
-        head=SOI + ADOBE[colour] + (page.jpegtables or b"")[2:-2],
+        colour=colour, tables=(page.jpegtables or b"")[2:-2],
     )  # fmt: skip
     _check_tiles(level, vendor=vendor)
     return level
@@ -144,6 +149,33 @@ def _check_tiles(level: NativeLevel, *, vendor: str) -> None:
     if vendor == "aperio" and (level.sizes == 0).any():
         msg = "tiles are missing, which OpenSlide fills from another level"
         raise NotDirectError(msg)
+
+
+def complete_stream(data: bytes, native: NativeLevel) -> bytes:
+    """Put the colour marker and the shared tables into a tile's JPEG stream.
+
+    Parameters
+    ----------
+    data : bytes
+        As it lies in the file.
+    native : NativeLevel
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    NotDirectError
+        When the stream calls its components otherwise than the directory, which libjpeg would believe.
+    """
+    marker = data[2:4]
+    says_other = marker == APP0 and native.colour == "rgb"
+    says_other |= marker == APP14 and data[2:18] != ADOBE[native.colour]
+    if says_other:
+        msg = f"a tile's stream does not call its components {native.colour}, as the directory does"
+        raise NotDirectError(msg)
+    return SOI + ADOBE[native.colour] + native.tables + data[2:]
 
 
 class TileCache:
@@ -292,7 +324,7 @@ class JpegTiffSource:
             return np.broadcast_to(np.asarray(self.background, np.uint8), shape)
         data = os.pread(self._file, size, int(native.offsets[number]))
         try:
-            tile = simplejpeg.decode_jpeg(native.head + data[2:], "RGB", strict=True)
+            tile = simplejpeg.decode_jpeg(complete_stream(data, native), "RGB", strict=True)
         except ValueError as error:
             raise NotDirectError(str(error)) from None
         if len(data) != size or data[:2] != SOI or tile.shape != shape:
