@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.book import bench
+from helpers.book import bench, bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 
@@ -26,7 +26,7 @@ def test_rows_and_machine_are_written_and_a_partial_run_keeps_the_others(tmp_pat
 
 
 def test_an_unknown_benchmark_is_named():
-    with pytest.raises(RunError, match="no benchmark fast; there are startup, slides, survival"):
+    with pytest.raises(RunError, match="no benchmark fast; there are startup, slides, gigapixel, peers, survival"):
         bench.run_benchmarks(only=["fast"])
 
 
@@ -36,8 +36,29 @@ def test_the_best_of_several_timings_is_taken():
     assert len(calls) == 4
 
 
-def test_both_readers_read_the_same_slide(monkeypatch):
-    monkeypatch.setattr(bench, "SLIDE_PX", 512)
-    (row,) = bench.measure_reading()
-    assert row["unit"] == "tiles/s"
-    assert row["ratio"] > 0
+def test_a_slide_is_measured_against_the_decoder_openslide_and_one_thread(tmp_path, monkeypatch):
+    from helpers.slides.writer import write_pyramid
+
+    monkeypatch.setattr(bench_slides, "N_TILES", 4)
+    path = tmp_path / "S.svs"
+    write_pyramid(path, bench.draw_texture(1400), mpp=0.25)
+    rows = bench_slides.measure_slide("small", path)
+    assert [row["id"].split("/")[1] for row in rows] == [
+        "native_tiles", "native_tiles_vs_openslide", "unaligned_512_to_256", "two_threads",
+    ]  # fmt: skip
+    assert all(row["value"] > 0 and row["ratio"] > 0 for row in rows)
+
+
+def test_a_gigapixel_slide_has_its_levels_and_a_small_file(tmp_path):
+    from helpers.slides.reader import open_slide
+
+    path = bench_slides.write_gigapixel(tmp_path / "giga.tif", size=9_600)
+    with open_slide(path, slide_id="giga") as slide:
+        assert slide.source.name == "jpeg-tiff", slide.source.note
+        assert slide.source.level_dimensions == ((9600, 9600), (2400, 2400), (600, 600))
+        assert slide.mpp == pytest.approx(0.25)
+
+
+def test_without_peers_none_are_measured(monkeypatch):
+    monkeypatch.delenv(bench_slides.PEERS_VARIABLE, raising=False)
+    assert bench_slides.measure_peers() == []

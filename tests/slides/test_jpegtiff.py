@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from helpers.core.errors import HistobookError, SlideError
 from helpers.core.specs import TilingSpec
-from helpers.slides import jpegtiff
 from helpers.slides.jpegtiff import JpegTiffSource, NotDirectError, TileCache
 from helpers.slides.reader import OpenSlideSource, open_slide, open_source
 from helpers.slides.tilefile import read_tiles
@@ -185,9 +184,9 @@ def test_each_native_tile_of_a_row_is_decoded_once(pyramid: Path, monkeypatch: p
     decoded = []
     original = JpegTiffSource._decode
 
-    def count(self: JpegTiffSource, native: jpegtiff.NativeLevel, number: int) -> NDArray[np.uint8]:
+    def count(self: JpegTiffSource, level: int, number: int) -> NDArray[np.uint8]:
         decoded.append(number)
-        return original(self, native, number)
+        return original(self, level, number)
 
     monkeypatch.setattr(JpegTiffSource, "_decode", count)
     with open_slide(pyramid, slide_id="S-1") as slide:

@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from helpers.book import bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 from helpers.core.progress import track
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_REPEATS = 3
-SLIDE_PX = 4096
-TILE_PX = 256
 Row = dict[str, Any]
 
 
@@ -100,50 +98,6 @@ def measure_startup() -> list[Row]:
     ]
 
 
-def measure_reading() -> list[Row]:
-    """Time tiles of 256 px at 0.5 um per px from a slide of 0.25, ours and by OpenSlide with a plain resize.
-
-    Returns
-    -------
-    list of dict
-    """
-    from helpers.slides.reader import open_slide
-    from helpers.slides.writer import write_pyramid
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bench.svs"
-        write_pyramid(path, draw_texture(SLIDE_PX), mpp=0.25)
-        corners = [(x, y) for y in range(0, SLIDE_PX, 512) for x in range(0, SLIDE_PX, 512)]
-
-        def read_ours() -> None:
-            with open_slide(path, slide_id="bench") as slide:
-                for x, y in corners:
-                    slide.read_region_l0(x, y, TILE_PX, TILE_PX, 0.5)
-
-        ours = len(corners) / time_best(read_ours)
-        theirs = len(corners) / time_best(lambda: read_plainly(path, corners))
-    return [make_row("slides/read_tiles", ours, "tiles/s", compared_with="OpenSlide, area resize", ratio=ours / theirs)]
-
-
-def read_plainly(path: Path, corners: Sequence[tuple[int, int]]) -> None:
-    """Read tiles as a script would: OpenSlide's level 0, resized by OpenCV.
-
-    Parameters
-    ----------
-    path : Path
-    corners : sequence of (int, int)
-        x, y of the top-left corner, level-0 px.
-    """
-    import cv2
-    import numpy as np
-    import openslide
-
-    with openslide.OpenSlide(str(path)) as slide:
-        for corner in corners:
-            region = np.asarray(slide.read_region(corner, 0, (2 * TILE_PX, 2 * TILE_PX)).convert("RGB"))
-            cv2.resize(region, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
-
-
 def draw_texture(size: int) -> "NDArray[np.uint8]":
     """Return an image with the contrast of stained tissue, so that JPEG has something to do.
 
@@ -193,7 +147,13 @@ def measure_cox() -> list[Row]:
 
 
 BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = MappingProxyType(
-    {"startup": measure_startup, "slides": measure_reading, "survival": measure_cox}
+    {
+        "startup": measure_startup,
+        "slides": bench_slides.measure_reading,
+        "gigapixel": bench_slides.measure_gigapixel,
+        "peers": bench_slides.measure_peers,
+        "survival": measure_cox,
+    }
 )
 
 

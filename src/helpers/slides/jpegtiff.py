@@ -80,6 +80,22 @@ class NativeLevel:
         """Native tiles in a row."""
         return -(-self.width // self.tile_width)
 
+    def find_whole(self, x: int, y: int, width: int, height: int) -> int | None:
+        """Return the number of the native tile that a region is, no more and no less.
+
+        Parameters
+        ----------
+        x, y, width, height : int
+            Px of the level.
+
+        Returns
+        -------
+        int or None
+        """
+        if (width, height) != (self.tile_width, self.tile_height) or x % width or y % height:
+            return None
+        return y // height * self.n_across + x // width
+
 
 def list_native_levels(
     path: Path, *, vendor: str, level_dimensions: tuple[tuple[int, int], ...]
@@ -292,6 +308,10 @@ class JpegTiffSource:
             return self._reference.read_level(level, x, y, width, height)
 
     def _stitch(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        number = self._levels[level].find_whole(x, y, width, height)
+        if number is not None:  # nothing to stitch, and nobody else needs this tile
+            cached = self._cache.get((level, number))
+            return self._decode(level, number) if cached is None else cached.copy()
         out = np.empty((height, width, 3), np.uint8)
         for tile, (row, column) in self._list_tiles(level, x, y, width, height):
             top, left = max(row, y), max(column, x)
@@ -311,18 +331,49 @@ class JpegTiffSource:
     def _get_tile(self, level: int, number: int) -> RGB:
         tile = self._cache.get((level, number))
         if tile is None:
-            tile = self._decode(self._levels[level], number)
+            tile = self._decode(level, number)
             self._cache.put((level, number), tile)
         return tile
 
-    def _decode(self, native: NativeLevel, number: int) -> RGB:
+    def list_levels(self) -> tuple[NativeLevel, ...]:
+        """Return the levels with the places of their native tiles.
+
+        Returns
+        -------
+        tuple of NativeLevel
+        """
+        return self._levels
+
+    def read_stream(self, level: int, number: int) -> bytes:
+        """Return a native tile as it lies in the file, undecoded.
+
+        Parameters
+        ----------
+        level : int
+        number : int
+            In raster order.
+
+        Returns
+        -------
+        bytes
+            Shorter than the directory says where the file ends before.
+        """
+        native = self._levels[level]
+        return os.pread(self._file, int(native.sizes[number]), int(native.offsets[number]))
+
+    def forget(self) -> None:
+        """Empty the cache of decoded tiles."""
+        self._cache = TileCache()
+
+    def _decode(self, level: int, number: int) -> RGB:
         import simplejpeg
 
+        native = self._levels[level]
         shape = (native.tile_height, native.tile_width, 3)
         size = int(native.sizes[number])
         if size == 0:
-            return np.broadcast_to(np.asarray(self.background, np.uint8), shape)
-        data = os.pread(self._file, size, int(native.offsets[number]))
+            return np.full(shape, self.background, np.uint8)
+        data = self.read_stream(level, number)
         try:
             tile = simplejpeg.decode_jpeg(complete_stream(data, native), "RGB", strict=True)
         except ValueError as error:
