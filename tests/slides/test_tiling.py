@@ -56,7 +56,7 @@ def test_tiles_never_leave_the_slide_nor_overlap_nor_drift(
         assert steps[0] == edge[0], "neighbours overlap or leave a gap"
     order = coords[:, 1] * width + coords[:, 0]
     assert (np.diff(order) > 0).all(), "not in raster order"
-    assert edge[0] * mpp / tile_px == pytest.approx(0.5, rel=0.02)
+    assert edge[0] * mpp / tile_px == pytest.approx(0.5, rel=0.02 + 1e-9)  # 24 px at 0.98 um are off by 2 % exactly
 
 
 def test_a_slide_at_0_265_um_gets_tiles_of_the_right_width() -> None:
