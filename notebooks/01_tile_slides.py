@@ -13,7 +13,7 @@
 #
 # **What you'll need.** Chapter 00. One minute on 2 cores for the default phantom; no accelerator.
 #
-# **Inputs → outputs.** `cohort/slides.parquet` and the slides → `tiles/<slide>.h5` (coordinates in level-0 px, quality columns, tissue outlines), `thumbnails/<slide>.jpg`, `ledger.parquet`, figures.
+# **Inputs → outputs.** `cohort/slides.parquet` and the slides → `tiles/<slide>.h5` (coordinates in level-0 px, quality columns, tissue outlines), `thumbnails/<slide>.jpg`, `outlines/<slide>.geojson`, `ledger.parquet`, figures.
 #
 # **Source.** Tiles of 598 px at 20X-equivalent (271 µm) were used by the group of Ekholm et al. 2024; the default here is 256 px at 0.5 µm/px (128 µm), the input size of most encoders.
 
@@ -34,6 +34,9 @@ mask_um_per_px: float = 8.0                # resolution of the tissue mask
 min_tissue_um2: float = 20000.0            # smaller islands of tissue are dropped
 fallback_mpp: Optional[float] = None       # used, and recorded, where a slide states none
 thumbnail_px: int = 768                    # longer edge of the thumbnails
+annotations_dir: Optional[str] = None      # folder of slide_id.geojson, polygons in level-0 px
+annotation_classes: list = []              # classes of the polygons to use, otherwise all but Ignore*
+annotation_use: str = "replace"            # the polygons are the mask; intersect keeps the tissue found inside them
 max_failed: int = 0                        # slides that may fail before the chapter stops
 
 # %%
@@ -92,18 +95,18 @@ nominal.style.format({"mpp": "{:.4f}", "tile_um_nominal": "{:.0f} µm", "error":
 # ## One slide first: what is tissue?
 #
 # The mask decides what exists for every later chapter, so we look at one before we make them all.
+# It is found by threshold, or drawn: with `annotations_dir`, polygons in level-0 px are the mask, or bound it.
 
 # %%
 from helpers.core.paths import resolve
 from helpers.slides.reader import open_slide
-from helpers.slides.tiling import plan_tiles
-from helpers.slides.tissue import find_tissue
+from helpers.slides.tiling import find_mask, plan_tiles
 
 usable = audit[audit["reason"] == ""]
 example = slides.set_index("slide_id").loc[usable["slide_id"].iloc[0]]
 stated = None if "mpp" not in example or pd.isna(example["mpp"]) else float(example["mpp"])
 with open_slide(resolve(example["path"]), slide_id=example.name, mpp=stated, fallback_mpp=spec.fallback_mpp) as slide:
-    tissue = find_tissue(slide, method=spec.tissue_method, um_per_px=spec.mask_um_per_px, min_area_um2=spec.min_tissue_um2)
+    tissue = find_mask(slide, spec)
     plan = plan_tiles(slide, spec, tissue)
     print(f"{example.name}: {slide.width} × {slide.height} px at {slide.mpp:.4f} µm/px ({slide.mpp_source})")
     print(f"{tissue.area_mm2:.2f} mm² of tissue; {len(plan.coords_l0)} of {plan.n_positions} grid positions hold ≥ {spec.min_tissue_written:.0%} of it")
@@ -142,6 +145,7 @@ from helpers.slides.audit import collect_tiles
 done = list(ledger.loc[ledger["status"] != "failed", "slide_id"])
 tiled, tiles = collect_tiles(run.store / "tiles", done)
 run.add_outputs([run.store / "tiles" / f"{slide_id}.h5" for slide_id in done])
+run.add_outputs([run.store / "outlines" / f"{slide_id}.geojson" for slide_id in done])
 run.save_table(tiled, "slides")
 run.note(n_slides=len(done), n_tiles=len(tiles), tissue_mm2=round(float(tiled["tissue_area_mm2"].sum()), 1))
 print(f"{len(done)} slides, {len(tiles):,} tiles, {tiled['tissue_area_mm2'].sum():.0f} mm² of tissue")
@@ -157,6 +161,8 @@ assert ((tiled["mpp_effective"] / spec.mpp - 1).abs() < 0.02).all(), "a slide's 
 #
 # The black line is the outline of the tissue, the boxes are the tiles.
 # We show slides from the least to the most tissue, because masks fail at the ends.
+# QuPath opens the same outlines over the slide itself: drag `outlines/<slide>.geojson` into its viewer.
+# Where a mask is wrong, draw the tissue there, export it as `<slide>.geojson`, and name its folder in `annotations_dir`.
 
 # %%
 import cv2

@@ -41,6 +41,10 @@ class TileError(HistobookError):
     """A tiling plan is impossible, or a tile cannot be read."""
 
 
+class AnnotationError(HistobookError):
+    """A drawn annotation is missing, cannot be read, or does not lie on its slide."""
+
+
 class StainError(HistobookError):
     """Stain vectors cannot be estimated from the pixels given."""
 

@@ -37,7 +37,7 @@ N_BLOCKS = 16
 LIBRARIES = (
     "numpy", "scipy", "pandas", "scikit-learn", "scikit-image", "opencv-python-headless", "openslide-python",
     "openslide-bin", "tifffile", "imagecodecs", "h5py", "lifelines", "torch", "torchvision", "timm", "matplotlib",
-    "seaborn",
+    "seaborn", "shapely",
 )  # fmt: skip
 SCORE_FIELDS = (
     "id", "quantity", "value", "ci_low", "ci_high", "n", "n_events", "reference", "reference_low", "reference_high",

@@ -273,6 +273,15 @@ class TilingSpec(Spec):
     min_tissue_um2: float = Field(20_000.0, ge=0.0, description="smaller islands of tissue are dropped, um2")
     fallback_mpp: Optional[float] = Field(None, ge=0.05, le=10.0, description="where a slide states none, um per px")
     thumbnail_px: int = Field(768, ge=64, le=4096, description="longer edge of the thumbnails, px")
+    annotations_dir: Optional[PathStr] = Field(
+        None, description="folder of <slide_id>.geojson, polygons in level-0 px, one file per slide; null: none"
+    )
+    annotation_classes: tuple[str, ...] = Field(
+        (), description="classes of the polygons to use, upper or lower case; empty: all but QuPath's Ignore*"
+    )
+    annotation_use: Literal["replace", "intersect"] = Field(
+        "replace", description="the polygons are the mask, or only the tissue found inside them is"
+    )
     max_failed: int = Field(0, ge=0, description="slides that may fail before the chapter stops")
 
     @model_validator(mode="after")

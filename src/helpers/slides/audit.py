@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.core.errors import ResolutionError, SlideError
+from helpers.core.errors import AnnotationError, ResolutionError, SlideError
 from helpers.core.paths import resolve
 from helpers.core.specs import TilingSpec
+from helpers.slides.annotation import read_slide_annotations
 from helpers.slides.reader import open_slide
 from helpers.slides.tilefile import read_tiles
 
@@ -31,7 +32,8 @@ def audit_slides(slides: pd.DataFrame, spec: TilingSpec) -> pd.DataFrame:
     -------
     DataFrame, one row per slide
         slide_id, scanner, width, height, mpp (NaN where unknown), mpp_x, mpp_y, mpp_source, header_mpp, n_levels,
-        edge_l0 (width of a tile, level-0 px), reason (why it cannot be used; empty where it can).
+        edge_l0 (width of a tile, level-0 px), lost_at (a step of `STEPS`) and reason (why it cannot be used), both
+        empty where it can. Annotations are read where the spec asks for them.
     """
     rows = [_audit_slide(row, spec) for row in slides.to_dict("records")]
     return pd.DataFrame(rows)
@@ -53,15 +55,19 @@ def _audit_slide(row: dict[str, Any], spec: TilingSpec) -> dict[str, Any]:
         ) as slide:
             resolution = slide.resolution
             header = np.nan if resolution.header_mpp is None else resolution.header_mpp
-            return found | {
+            found |= {
                 "width": slide.width, "height": slide.height, "mpp": slide.mpp, "mpp_x": resolution.mpp_x,
                 "mpp_y": resolution.mpp_y, "mpp_source": slide.mpp_source, "header_mpp": header,
                 "n_levels": len(slide.level_downsamples), "edge_l0": round(spec.tile_px * spec.mpp / resolution.mpp_x),
             }  # fmt: skip
+            read_slide_annotations(slide, spec)
+            return found
     except SlideError as error:
         return found | {"lost_at": "readable", "reason": str(error)}
     except ResolutionError as error:
         return found | {"lost_at": "with a resolution", "reason": str(error)}
+    except AnnotationError as error:
+        return found | {"lost_at": "tiled", "reason": str(error)}
 
 
 def compute_flow(audit: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from helpers.core.ledger import run_batch
 from helpers.core.paths import atomic_write, resolve
 from helpers.core.provenance import compute_key, fingerprint, list_versions
 from helpers.core.specs import TilingSpec
+from helpers.slides.annotation import find_annotated_tissue, locate_annotation, read_slide_annotations, write_outlines
 from helpers.slides.qc import MEASURED, QC_COLUMNS, measure_stains, measure_tile, measure_typical
 from helpers.slides.reader import RGB, Slide, open_slide
 from helpers.slides.resample import Box
@@ -31,6 +32,8 @@ STAGE = "tile_slides"
 VERSION = "2"
 """Raised whenever the same slide and spec would give other tiles: part of every key."""
 LIBRARIES = ("histobook", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "h5py")
+ANNOTATION_FIELDS = ("annotation_classes", "annotation_use")
+"""Part of a slide's key only where the slide has an annotation."""
 MAX_MPP_ERROR = 0.02
 """Largest relative difference of the effective mpp from the one asked for."""
 N_HELD = 20
@@ -284,7 +287,31 @@ def _fit_stain(
         return None, str(error)
 
 
-def compute_tiling_key(path: Path, spec: TilingSpec, mpp: float | None) -> str:
+def find_mask(slide: Slide, spec: TilingSpec) -> Tissue:
+    """Find the tissue of a slide as the spec asks: detected, drawn, or both.
+
+    Parameters
+    ----------
+    slide : Slide
+    spec : TilingSpec
+
+    Returns
+    -------
+    Tissue
+
+    Raises
+    ------
+    TileError, AnnotationError
+        When there is no tissue; when the slide's annotation is missing or cannot be used.
+    """
+    options = {"um_per_px": spec.mask_um_per_px, "min_area_um2": spec.min_tissue_um2}
+    polygons = read_slide_annotations(slide, spec)
+    if polygons is None:
+        return find_tissue(slide, method=spec.tissue_method, **options)
+    return find_annotated_tissue(slide, polygons, combine=spec.annotation_use, method=spec.tissue_method, **options)
+
+
+def compute_tiling_key(path: Path, spec: TilingSpec, mpp: float | None, annotation: Path | None = None) -> str:
     """Return what identifies the tiles of a slide.
 
     Parameters
@@ -294,20 +321,26 @@ def compute_tiling_key(path: Path, spec: TilingSpec, mpp: float | None) -> str:
         Whole, but for `max_failed`, which is about the batch and not about a slide.
     mpp : float or None
         Of the slide table.
+    annotation : Path, optional
+        The slide's; its content is part of the key. Without one the key is what it is without annotations at all.
 
     Returns
     -------
     str, 64 hex digits
     """
-    fields = {name: value for name, value in spec.key_fields().items() if name != "max_failed"}
+    unrelated = ("max_failed",) if annotation else ("max_failed", *ANNOTATION_FIELDS)
+    fields = {name: value for name, value in spec.key_fields().items() if name not in unrelated}
     versions = {name: list_versions()[name] for name in LIBRARIES}
-    return compute_key(STAGE, VERSION, fingerprint(path), fields, mpp, versions)
+    drawn = [fingerprint(annotation), list_versions()["shapely"]] if annotation else []
+    return compute_key(STAGE, VERSION, fingerprint(path), fields, mpp, versions, *drawn)
 
 
 def tile_slide(
     slide_id: str, path: str | Path, spec: TilingSpec, *, folder: Path, mpp: float | None = None
 ) -> tuple[str, str, str]:
-    """Tile one slide: mask, grid, quality, stains; write `tiles/<id>.h5` and `thumbnails/<id>.jpg`.
+    """Tile one slide: mask, grid, quality, stains.
+
+    Writes `tiles/<id>.h5`, `thumbnails/<id>.jpg` and `outlines/<id>.geojson`.
 
     Parameters
     ----------
@@ -329,26 +362,23 @@ def tile_slide(
 
     Raises
     ------
-    SlideError, ResolutionError, TileError
+    SlideError, ResolutionError, TileError, AnnotationError
         Each naming the slide.
     """
     path = resolve(path)
     target, thumbnail = folder / "tiles" / f"{slide_id}.h5", folder / "thumbnails" / f"{slide_id}.jpg"
+    outlines = folder / "outlines" / f"{slide_id}.geojson"
     with open_slide(path, slide_id=slide_id, mpp=mpp, fallback_mpp=spec.fallback_mpp) as slide:
-        key = compute_tiling_key(path, spec, mpp)
-        if thumbnail.is_file() and read_attribute(target, "key") == key:
+        key = compute_tiling_key(path, spec, mpp, locate_annotation(slide_id, spec))
+        if thumbnail.is_file() and outlines.is_file() and read_attribute(target, "key") == key:
             return "reused", key, slide.source.note
         plan_edge(slide, spec)
-        tissue = find_tissue(
-            slide,
-            method=spec.tissue_method,
-            um_per_px=spec.mask_um_per_px,
-            min_area_um2=spec.min_tissue_um2,
-        )
+        tissue = find_mask(slide, spec)
         plan = plan_tiles(slide, spec, tissue)
         table = build_table(slide, spec, tissue, plan, key=key)
         write_thumbnail(slide.read_thumbnail(spec.thumbnail_px), thumbnail)
         note = slide.source.note
+    write_outlines(table, outlines)
     write_tiles(table, target)
     return "ok", key, note
 

@@ -5,7 +5,7 @@ stroma, a grey background or a marker line do not decide. 'otsu_saturation' is O
 rule most papers name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -50,8 +50,9 @@ class Tissue:
         Clear glass, grey levels.
     background_source : str
     method : str
+        'robust', 'otsu_saturation', or 'polygon' where somebody drew the mask.
     threshold : float
-        In the method's own unit: mean density, or saturation 0-255.
+        In the method's own unit: mean density, or saturation 0-255; NaN where nothing was thresholded.
     """
 
     mask: Bools
@@ -91,29 +92,48 @@ def find_tissue(slide: Slide, *, method: Method, um_per_px: float, min_area_um2:
     TileError
         When no tissue is found.
     """
-    factor = max(um_per_px / slide.mpp, max(slide.width, slide.height) / MAX_OVERVIEW_PX, 1.0)
-    width, height = max(1, round(slide.width / factor)), max(1, round(slide.height / factor))
-    overview = slide.read_overview(width=width, height=height)
-    scale_x, scale_y = slide.width / width, slide.height / height
-    um = (scale_x * slide.resolution.mpp_x + scale_y * slide.resolution.mpp_y) / 2
-    background, origin = estimate_background(overview)
-    mask, threshold = compute_mask(overview, background, method=method, um_per_px=um, min_area_um2=min_area_um2)
+    whole = view_whole(slide, um_per_px=um_per_px)
+    mask, threshold = compute_mask(
+        whole.overview, whole.background, method=method, um_per_px=whole.um_per_px, min_area_um2=min_area_um2
+    )
     if not mask.any():
         msg = (
             f"TileError: slide '{slide.slide_id}' shows no tissue ({method}, threshold {threshold:.3g}, islands from "
             f"{min_area_um2:g} um2). If there is some, try the other tissue_method or a smaller min_tissue_um2."
         )
         raise TileError(msg)
+    return replace(whole, mask=mask, method=method, threshold=threshold)
+
+
+def view_whole(slide: Slide, *, um_per_px: float) -> Tissue:
+    """Read the overview that masks are made on; everything counts as tissue yet.
+
+    Parameters
+    ----------
+    slide : Slide
+    um_per_px : float
+        Resolution of the mask; coarser where the slide would exceed 4,096 px.
+
+    Returns
+    -------
+    Tissue
+        Its mask is True everywhere, its method 'whole'.
+    """
+    factor = max(um_per_px / slide.mpp, max(slide.width, slide.height) / MAX_OVERVIEW_PX, 1.0)
+    width, height = max(1, round(slide.width / factor)), max(1, round(slide.height / factor))
+    overview = slide.read_overview(width=width, height=height)
+    scale_x, scale_y = slide.width / width, slide.height / height
+    background, origin = estimate_background(overview)
     return Tissue(
-        mask=mask,
+        mask=np.ones((height, width), dtype=bool),
         overview=overview,
         scale_x=scale_x,
         scale_y=scale_y,
-        um_per_px=um,
+        um_per_px=(scale_x * slide.resolution.mpp_x + scale_y * slide.resolution.mpp_y) / 2,
         background=background,
         background_source=origin,
-        method=method,
-        threshold=threshold,
+        method="whole",
+        threshold=float("nan"),
     )
 
 
