@@ -256,10 +256,12 @@ def test_a_marker_line_does_not_bend_the_stains(make_slide: MakeSlide, tmp_path:
     assert compute_angle(found, HAEMATOXYLIN) < 6, "degrees from the planted haematoxylin"
 
 
-def test_what_most_tiles_show_is_the_stain_and_no_ink() -> None:
+def test_ink_and_folds_fill_tiles_and_a_blue_stain_does_not() -> None:
     qc = pd.DataFrame(0.0, index=range(8), columns=list(QC_COLUMNS))
-    qc.loc[[1, 5], "pen_blue_fraction"] = 0.2
-    qc.loc[3, "thick_fraction"] = 0.1
-    assert choose_stain_tiles(qc).tolist() == [0, 2, 4, 6, 7]
-    qc.loc[[0, 2], "pen_green_fraction"] = 0.2
-    assert choose_stain_tiles(qc).tolist() == [0, 1, 2, 4, 5, 6, 7], "half of the tiles: a blue stain; the fold stays out"
+    qc.loc[[1, 5], "pen_blue_fraction"] = (0.4, 0.02)
+    qc.loc[[3, 6], "thick_fraction"] = (0.5, 0.04)
+    assert choose_stain_tiles(qc).tolist() == [0, 2, 4, 7], "tiles that a line or a fold only touches are left out too"
+    qc["pen_blue_fraction"] = 0.03
+    assert choose_stain_tiles(qc).tolist() == [0, 1, 2, 4, 5, 7], "every tile a little blue: that is the stain"
+    qc["thick_fraction"] = 0.5
+    assert choose_stain_tiles(qc).tolist() == list(range(8)), "no tile is clean, so all of them count"

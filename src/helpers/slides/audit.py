@@ -11,8 +11,10 @@ from helpers.core.errors import AnnotationError, ResolutionError, SlideError
 from helpers.core.paths import resolve
 from helpers.core.specs import TilingSpec
 from helpers.slides.annotation import read_slide_annotations
-from helpers.slides.reader import open_slide
-from helpers.slides.tilefile import read_tiles
+from helpers.slides.reader import RGB, open_slide
+from helpers.slides.stain import compute_angle
+from helpers.slides.tilefile import TileTable, read_tiles
+from helpers.slides.tiling import read_tile
 
 STEPS = ("listed", "readable", "with a resolution", "tiled")
 N_NAMED = 3
@@ -206,3 +208,50 @@ def compare_nominal(audit: pd.DataFrame, spec: TilingSpec) -> pd.DataFrame:
             "error": edge * groups["mpp"] / (spec.tile_px * spec.mpp) - 1,
         }
     )
+
+
+def compare_stains(stains: pd.DataFrame, planted: pd.DataFrame) -> pd.DataFrame:
+    """Return the angle of every slide's stain vectors to those planted at its site.
+
+    Parameters
+    ----------
+    stains : DataFrame
+        slide_id, site, h_red to e_blue.
+    planted : DataFrame
+        truth/sites.csv: site, stain_h_r to stain_e_b.
+
+    Returns
+    -------
+    DataFrame
+        slide_id, site, stain (haematoxylin or eosin), angle_deg.
+    """
+    truth = planted.set_index("site")
+    rows = []
+    for row in stains.to_dict("records"):
+        for stain in ("haematoxylin", "eosin"):
+            found = [row[f"{stain[0]}_{light}"] for light in ("red", "green", "blue")]
+            true = truth.loc[row["site"], [f"stain_{stain[0]}_{light}" for light in "rgb"]].astype(float)
+            angle = compute_angle(found, true.to_numpy())
+            rows.append({"slide_id": row["slide_id"], "site": row["site"], "stain": stain, "angle_deg": angle})
+    return pd.DataFrame(rows)
+
+
+def read_examples(path: str | Path, table: TileTable, *, n_tiles: int) -> RGB:
+    """Read tiles of a slide, evenly spread over it, those fullest of nuclei first.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the slide.
+    table : TileTable
+    n_tiles : int
+
+    Returns
+    -------
+    ndarray, (up to n_tiles, tile_px, tile_px, 3), uint8
+    """
+    chosen = np.linspace(0, len(table.coords_l0) - 1, min(n_tiles, len(table.coords_l0))).round().astype(int)
+    amount = table.qc["haematoxylin"].to_numpy()[chosen] * table.qc["stained_fraction"].to_numpy()[chosen]
+    order = chosen[np.argsort(-amount, kind="stable")]
+    with open_slide(resolve(path), slide_id=table.slide_id, mpp=table.mpp) as slide:
+        return np.stack([read_tile(slide, table, int(index)) for index in order])

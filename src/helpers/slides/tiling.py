@@ -41,8 +41,10 @@ N_HELD = 20
 MAX_INK = 0.01
 MAX_THICK = 0.02
 """Shares of marker ink and of thickness above which a tile is left out when its slide's stains are estimated."""
-MAX_SPOILT = 0.25
-"""Largest share of tiles that such a criterion may leave out."""
+MUCH = 0.10
+"""Share above which ink or thickness fills much of a tile."""
+MIN_FILLED = 0.35
+"""Share of the tiles in question that must be filled much, or it is no ink and no fold."""
 STAIN_SAMPLE = 200_000
 """Pixels of a slide from which its stains are estimated."""
 
@@ -257,8 +259,9 @@ def choose_stain_tiles(qc: pd.DataFrame) -> NDArray[np.intp]:
     """Choose the tiles on which a slide's stains are estimated: those without marker ink and folds.
 
     A marker line is the strongest colour of its slide, so that a hundredth of it bends the vectors; violet ink, which
-    has the colour of haematoxylin, is dense everywhere, as a fold is. A criterion that more than a quarter of the
-    tiles fail is about the stain itself (a blue haematoxylin looks like ink), so it is not applied.
+    has the colour of haematoxylin, is dense everywhere, as a fold is. Both fill much of a tile that they touch. Where
+    most tiles in question are filled a little only, it is the stain itself (a blue haematoxylin looks like ink, crowded
+    nuclei look thick), and the criterion is not applied.
 
     Parameters
     ----------
@@ -268,14 +271,14 @@ def choose_stain_tiles(qc: pd.DataFrame) -> NDArray[np.intp]:
     Returns
     -------
     ndarray, (n,)
-        Row numbers.
+        Row numbers; all rows where no tile is clean.
     """
     ink = qc[[name for name in MEASURED if name.startswith("pen_")]].sum(axis=1).to_numpy()
     clean = np.ones(len(qc), dtype=bool)
-    for spoilt in (ink > MAX_INK, qc["thick_fraction"].to_numpy() > MAX_THICK):
-        if spoilt.mean() <= MAX_SPOILT:
-            clean &= ~spoilt
-    return np.flatnonzero(clean)
+    for share, limit in ((ink, MAX_INK), (qc["thick_fraction"].to_numpy(), MAX_THICK)):
+        if (share > MUCH).sum() >= MIN_FILLED * (share > limit).sum():
+            clean &= share <= limit
+    return np.flatnonzero(clean) if clean.any() else np.arange(len(qc))
 
 
 def _fit_stain(
