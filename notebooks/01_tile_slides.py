@@ -235,6 +235,16 @@ if len(worst):
 print("\n".join(f"{flag}: {colour}" for flag, colour in FLAGS.items()))
 
 # %% [markdown]
+# Four slides are a sample. The page written below shows all of them, the oddest first; open it in a browser before you trust a cohort.
+
+# %%
+from helpers.slides.qcpage import write_qc_page
+
+page = write_qc_page(run.store, tiles, FLAGS, title=f"Quality of slides, {run.profile_dir.name}")
+run.add_outputs([page, *sorted(page.parent.glob("*.jpg"))])
+print(f"every slide on one page: {page.name} in qc/")
+
+# %% [markdown]
 # ## What colour are the stains?
 #
 # Macenko's method finds, per slide, the two directions in optical density along which haematoxylin and eosin absorb.
