@@ -240,9 +240,10 @@ print("\n".join(f"{flag}: {colour}" for flag, colour in FLAGS.items()))
 # %%
 from helpers.slides.qcpage import write_qc_page
 
-page = write_qc_page(run.store, tiles, FLAGS, title=f"Quality of slides, {run.profile_dir.name}")
-run.add_outputs([page, *sorted(page.parent.glob("*.jpg"))])
-print(f"every slide on one page: {page.name} in qc/")
+if run.shard == (1, 1):  # a page of all slides; where the work is cut into shards, the run after them writes it
+    page = write_qc_page(run.store, tiles, FLAGS, title=f"Quality of slides, {run.profile_dir.name}")
+    run.add_outputs([page, *sorted(page.parent.glob("*.jpg"))])
+    print(f"every slide on one page: qc/{page.name}")
 
 # %% [markdown]
 # ## What colour are the stains?
