@@ -1,5 +1,7 @@
 """Benchmarks are rows of one form, written beside the machine that they were measured on."""
 
+import sys
+
 import pytest
 
 from helpers.book import bench, bench_slides
@@ -62,3 +64,8 @@ def test_a_gigapixel_slide_has_its_levels_and_a_small_file(tmp_path):
 def test_without_peers_none_are_measured(monkeypatch):
     monkeypatch.delenv(bench_slides.PEERS_VARIABLE, raising=False)
     assert bench_slides.measure_peers() == []
+
+
+def test_a_peer_that_fails_says_its_last_line(tmp_path):
+    with pytest.raises(RunError, match=r"LazySlide .* failed on 'S.svs': ModuleNotFoundError: No module named 'lazyslide'"):
+        bench_slides.run_peer(sys.executable, tmp_path / "S.svs")

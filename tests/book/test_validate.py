@@ -12,7 +12,7 @@ from helpers.book.validate_seed import BookSpecs, measure_agreement, measure_see
 from helpers.core.errors import RunError
 from helpers.phantom.estimands import compute_estimands
 
-TABLES = pd.DataFrame({"scale": ["per_sd"] * 4, "log_hr": [0.1, 0.2, 0.3, 0.4], "log_hr_truth": 0.25, "covered": [1, 1, 1, 0.0]})
+TABLES = pd.DataFrame({"endpoint": "rfs", "scale": ["per_sd"] * 4, "log_hr": [0.1, 0.2, 0.3, 0.4], "log_hr_truth": 0.25, "covered": [1, 1, 1, 0.0]})
 
 
 def plan_small() -> BookSpecs:
@@ -26,6 +26,21 @@ def test_mean_and_t_interval_of_four_numbers_worked_by_hand() -> None:
     assert (row["mean"], row["smallest"], row["largest"], row["n"]) == (2.5, 1.0, 4.0, 4)
     assert row["ci_low"] == pytest.approx(2.5 - half, abs=1e-5)
     assert row["ci_high"] == pytest.approx(2.5 + half, abs=1e-5)
+
+
+def test_intervals_of_a_family_are_wider_by_bonferroni() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    row = summarise_one("x", values, family=8)
+    assert row["ci_high"] - row["mean"] == pytest.approx(6.8952 * 1.290994 / 2, abs=1e-3)  # t of 3 degrees, 0.996875
+    measured = pd.DataFrame({"key": "k", "seed": [1, 2], "seconds": 1.0, "n_slides": 3, "log_hr_error/a/rfs": [0.1, 0.3], "log_hr_error/b/rfs": [0.1, 0.3]})
+    table = summarise(measured, TABLES).set_index("id")
+    assert table.loc["log_hr_error/a/rfs", "ci_low"] == summarise_one("x", np.array([0.1, 0.3]), family=2)["ci_low"]
+
+
+def test_a_margin_holds_where_its_interval_lies_above_zero() -> None:
+    row = {"id": "external/margin_over_null_q99/prolif11", "mean": 0.2, "ci_high": 0.3, "n": 10}
+    assert judge(row | {"ci_low": 0.1}) == ("interval above 0", True)
+    assert judge(row | {"ci_low": -0.1}) == ("interval above 0", False)
 
 
 def test_a_single_seed_has_a_mean_and_no_interval() -> None:
@@ -59,7 +74,7 @@ def test_hazard_ratios_stand_beside_their_mean_truth() -> None:
     table = summarise(measured, TABLES).set_index("id")
     assert table.loc["log_hr/a/rfs", "reference"] == pytest.approx(0.225)
     assert "log_hr_truth/a/rfs" not in table.index
-    assert table.loc["tables/covered/prolif11_rna_per_sd", "mean"] == 0.75
+    assert table.loc["tables/covered/prolif11_rna_per_sd/rfs", "mean"] == 0.75
 
 
 def test_the_text_table_says_no_in_capitals() -> None:
@@ -99,8 +114,8 @@ def test_table_only_cohorts_cover_their_truth() -> None:
     specs = plan_specs("phantom", seed=70_001)
     tables = measure_tables(specs, compute_estimands(specs.phantom, n=100_000), n_tables=100)
     error = tables["log_hr"] - tables["log_hr_truth"]
-    for scale, group in tables.groupby("scale"):
-        assert group["covered"].mean() > 0.88, f"intervals of {scale} miss the truth"
+    for (endpoint, scale), group in tables.groupby(["endpoint", "scale"]):
+        assert group["covered"].mean() > 0.88, f"intervals of {scale}, {endpoint}, miss the truth"
         assert abs(error[group.index].mean()) < 4 * error[group.index].std() / np.sqrt(100)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from helpers.core import paths
+from helpers.core.errors import RunError
 
 if TYPE_CHECKING:
     from helpers.slides.jpegtiff import JpegTiffSource
@@ -39,7 +40,8 @@ GIGA_PX: Final = 100_000
 GIGA_TILE_PX: Final = 240
 N_STREAMED: Final = 10_000
 PEER_TILE_PX: Final = 256
-PEER_MPP: Final = 0.5
+PEER_MPP: Final = 1.0
+"""Coarser than every slide that is measured, since LazySlide does not enlarge."""
 
 PEER_SCRIPT: Final = """
 import json, sys, time, warnings
@@ -367,7 +369,7 @@ def measure_gigapixel() -> list[Row]:
         path = write_gigapixel(Path(folder) / "giga.tif")
         done = subprocess.run(
             [sys.executable, "-c", STREAM_SCRIPT, str(path), str(N_STREAMED)],
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
@@ -454,15 +456,42 @@ def measure_peers() -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, path in list_slides(Path(folder)):
-            command = [python, "-c", PEER_SCRIPT, str(path), str(PEER_TILE_PX), str(PEER_MPP)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            peer = json.loads(done.stdout.strip().splitlines()[-1])
+            peer = run_peer(python, path)
             theirs, ours = peer["n"] / peer["seconds"], time_all_tiles(path)
-            peer_name = f"LazySlide {peer['version']}, {peer['n']} tiles"
-            rows.append(
-                make_row(f"peers/lazyslide/{name}", ours, "tiles/s", compared_with=peer_name, ratio=ours / theirs)
-            )
+            beside = f"LazySlide {peer['version']}, {peer['n']} tiles"
+            rows.append(make_row(f"peers/lazyslide/{name}", ours, "tiles/s", compared_with=beside, ratio=ours / theirs))
     return rows
+
+
+def run_peer(python: str, path: Path) -> dict[str, Any]:
+    """Let LazySlide tile a slide and read its tiles.
+
+    Parameters
+    ----------
+    python : str
+        Interpreter with lazyslide.
+    path : Path
+
+    Returns
+    -------
+    dict
+        n (tiles read), seconds, version.
+
+    Raises
+    ------
+    RunError
+        When it fails; with its last line.
+    """
+    command = [python, "-c", PEER_SCRIPT, str(path), str(PEER_TILE_PX), str(PEER_MPP)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        msg = (
+            f"RunError: LazySlide ({PEERS_VARIABLE}={python}) failed on '{path.name}': {said}. Mend it, or unset the "
+            "variable."
+        )
+        raise RunError(msg)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def time_all_tiles(path: Path) -> float:

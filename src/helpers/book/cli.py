@@ -194,7 +194,9 @@ def validate(
 
 @app.command()
 def bench(
-    only: Annotated[list[str] | None, typer.Option("--only", help="Names: startup, slides, survival.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Names: startup, slides, gigapixel, peers, survival.")
+    ] = None,
 ) -> None:
     """Measure speed on this machine: results/bench/bench.json."""
     from helpers.book.bench import print_rows, run_benchmarks
