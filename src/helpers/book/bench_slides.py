@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,9 +50,12 @@ import lazyslide, wsidata
 slide = wsidata.open_wsi(path)
 lazyslide.pp.find_tissues(slide)
 lazyslide.pp.tile_tissues(slide, tile_px, mpp=mpp)
-began = time.perf_counter()
-n = sum(image.image.shape[0] == tile_px for image in slide.iter.tile_images("tiles"))
-print(json.dumps({"n": n, "seconds": time.perf_counter() - began, "version": lazyslide.__version__}))
+passes = []
+for _ in range(3):
+    began = time.perf_counter()
+    n = sum(image.image.shape[0] == tile_px for image in slide.iter.tile_images("tiles"))
+    passes.append(time.perf_counter() - began)
+print(json.dumps({"n": n, "seconds": min(passes), "version": lazyslide.__version__}))
 """
 STREAM_SCRIPT: Final = """
 import json, resource, sys, time
@@ -475,7 +477,7 @@ def run_peer(python: str, path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        n (tiles read), seconds, version.
+        n (tiles read), seconds (of the best of three passes), version.
 
     Raises
     ------
@@ -495,7 +497,7 @@ def run_peer(python: str, path: Path) -> dict[str, Any]:
 
 
 def time_all_tiles(path: Path) -> float:
-    """Read all tissue tiles of a slide once, as the peer does.
+    """Read all tissue tiles of a slide three times, as the peer does, and take the best pass.
 
     Parameters
     ----------
@@ -506,6 +508,7 @@ def time_all_tiles(path: Path) -> float:
     float
         Tiles per second.
     """
+    from helpers.book.bench import time_best
     from helpers.core.specs import TilingSpec
     from helpers.slides.reader import open_slide
     from helpers.slides.tiling import iterate_tiles, plan_tiles
@@ -514,6 +517,12 @@ def time_all_tiles(path: Path) -> float:
     with open_slide(path, slide_id=path.stem) as slide:
         tissue = find_tissue(slide, method="robust", um_per_px=8.0, min_area_um2=20_000.0)
         plan = plan_tiles(slide, TilingSpec(tile_px=PEER_TILE_PX, mpp=PEER_MPP), tissue)
-        began = time.perf_counter()
-        n_tiles = sum(len(tiles) for tiles in iterate_tiles(slide, plan))
-        return n_tiles / (time.perf_counter() - began)
+        forget = getattr(slide.source, "forget", None)
+
+        def read_all() -> None:
+            if forget is not None:
+                forget()
+            for _ in iterate_tiles(slide, plan):
+                pass
+
+        return len(plan.coords_l0) / time_best(read_all)
