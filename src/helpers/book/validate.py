@@ -35,7 +35,7 @@ BOUNDS: Final[dict[str, tuple[str, float]]] = {
 """What the means must satisfy.
 
 That every single cohort exceeds the 99th percentile of its null cannot be asked of 50 external cases: a permuted fit
-still lies along the main directions of the features, so its null is wide (a percentile of 0.3 to 0.64 was seen). Asked
+still lies along the main directions of the features, so its null is wide (percentiles of 0.37 to 0.69 were seen). Asked
 is that the correlation exceeds it on average, by an interval that leaves 0 out.
 
 The log hazard ratios come from the same few cohorts, so their errors move together and their intervals are a family:

@@ -14,7 +14,7 @@ from helpers.slides.annotation import read_slide_annotations
 from helpers.slides.reader import RGB, open_slide
 from helpers.slides.stain import compute_angle
 from helpers.slides.tilefile import TileTable, read_tiles
-from helpers.slides.tiling import read_tile
+from helpers.slides.tiling import choose_stain_tiles, read_tile
 
 STEPS = ("listed", "readable", "with a resolution", "tiled")
 N_NAMED = 3
@@ -237,7 +237,7 @@ def compare_stains(stains: pd.DataFrame, planted: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_examples(path: str | Path, table: TileTable, *, n_tiles: int) -> RGB:
-    """Read tiles of a slide, evenly spread over it, those fullest of nuclei first.
+    """Read tiles without ink and folds, evenly spread over a slide, those fullest of nuclei first.
 
     Parameters
     ----------
@@ -250,7 +250,8 @@ def read_examples(path: str | Path, table: TileTable, *, n_tiles: int) -> RGB:
     -------
     ndarray, (up to n_tiles, tile_px, tile_px, 3), uint8
     """
-    chosen = np.linspace(0, len(table.coords_l0) - 1, min(n_tiles, len(table.coords_l0))).round().astype(int)
+    clean = choose_stain_tiles(table.qc)
+    chosen = clean[np.linspace(0, len(clean) - 1, min(n_tiles, len(clean))).round().astype(int)]
     amount = table.qc["haematoxylin"].to_numpy()[chosen] * table.qc["stained_fraction"].to_numpy()[chosen]
     order = chosen[np.argsort(-amount, kind="stable")]
     with open_slide(resolve(path), slide_id=table.slide_id, mpp=table.mpp) as slide:
