@@ -430,6 +430,7 @@ paths.write_table(predictions, run.path("predictions.parquet"))
 medians = declared[declared["split"] == "development"].groupby("target")[["y_pred", "y_true"]].median()
 thresholds = medians["y_pred"].to_dict() | {f"{name}_rna": value for name, value in medians["y_true"].items()}
 paths.write_json(thresholds, run.path("thresholds.json"))
+pd.Series(thresholds, name="cut-off").round(3).to_frame()
 
 # %%
 pixels = slides["path"].dropna().tolist() if "path" in slides else []

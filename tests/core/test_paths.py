@@ -1,5 +1,9 @@
 """Files appear whole or not at all, and are found from wherever a kernel starts."""
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -56,3 +60,22 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         paths.write_json({"value": float("nan")}, tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
+
+
+def test_the_parts_of_killed_processes_are_swept_and_those_of_living_ones_stay(tmp_path):
+    script = f"""
+import os
+from helpers.core.paths import atomic_write
+with atomic_write({str(tmp_path / "a.txt")!r}) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    living = tmp_path / left.name.replace(left.name.split("-")[-1].split(".")[0], str(os.getppid()))
+    living.write_text("another process at work")
+    elsewhere = tmp_path / ".b.othermachine-1.x.part.txt"
+    elsewhere.write_text("a process of another machine")
+    paths.write_text("whole", tmp_path / "a.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", living.name, elsewhere.name}
+    assert (tmp_path / "a.txt").read_text() == "whole"

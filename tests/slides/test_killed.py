@@ -55,7 +55,7 @@ def test_a_killed_batch_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> 
         interrupted += process.poll() is None
         process.kill()
         process.wait()
-        for path in (folder / "tiles").glob("*.h5"):
+        for path in (folder / "tiles").glob("S-*.h5"):
             assert len(read_tiles(path).coords_l0) > 10, "a half file under its final name"
     assert interrupted, "no run was killed before it had ended"
     assert start(folder, table).wait() == 0

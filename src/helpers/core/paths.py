@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,8 +110,8 @@ def results_dir() -> Path:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it becomes `path`, on failure it is gone.
 
-    A process killed in between leaves `path` as it was. The temporary name ends in the same suffix, because writers
-    choose their format by it.
+    A process killed in between leaves `path` as it was, and a hidden part that the next process to write into the
+    folder removes. The temporary name ends in the same suffix, because writers choose their format by it.
 
     Parameters
     ----------
@@ -122,7 +124,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent)
+    _sweep(path.parent)
+    prefix = f".{path.stem}.{_HOST}-{os.getpid()}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=f".part{path.suffix}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -132,6 +136,28 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left in a folder; once per process and folder."""
+    key = (os.getpid(), folder.absolute())
+    if key in _SWEPT:
+        return
+    _SWEPT.add(key)
+    for part in folder.glob(".*.part*"):
+        owner = re.search(rf"\.{re.escape(_HOST)}-(\d+)\.[^.]+\.part", part.name)
+        if owner and not _is_alive(int(owner[1])):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:
@@ -145,6 +171,8 @@ def _read_umask() -> int:
     return mask
 
 
+_HOST = re.sub(r"\W", "", socket.gethostname()) or "host"
+_SWEPT: set[tuple[int, Path]] = set()
 _UMASK = _read_umask()  # once, at import: the call changes it for a moment, which threads would see
 
 
