@@ -182,7 +182,7 @@ def measure_slide(name: str, path: Path) -> list[Row]:
         assert isinstance(source, JpegTiffSource), source.note
         native, bare, theirs = time_native(source, plain)
         ours_512, theirs_512 = time_unaligned(path, slide)
-        one, two = time_threads(path, slide)
+        one, two = time_threads(path)
     return [
         make_row(
             f"slides/native_tiles/{name}", native, "tiles/s", compared_with="libjpeg-turbo, same bytes in memory",
@@ -320,13 +320,12 @@ def time_unaligned(path: Path, slide: "Slide") -> tuple[float, float]:
         return count_per_second(read_ours, corners, before=forget), count_per_second(read_plain, corners)
 
 
-def time_threads(path: Path, slide: "Slide") -> tuple[float, float]:
-    """Read unaligned tiles in one and in two threads, each with the slide open once.
+def time_threads(path: Path) -> tuple[float, float]:
+    """Read unaligned tiles in one and in two threads, each thread with the slide open once.
 
     Parameters
     ----------
     path : Path
-    slide : Slide
 
     Returns
     -------
@@ -335,27 +334,38 @@ def time_threads(path: Path, slide: "Slide") -> tuple[float, float]:
     """
     from helpers.book.bench import time_best
     from helpers.slides.reader import open_slide
-    from helpers.slides.resample import Box
     from helpers.slides.tiling import use_one_thread_each
 
-    corners = list_corners(slide)
-    passes = max(2, -(-N_TILES // len(corners)))
+    with open_slide(path, slide_id="one") as first, open_slide(path, slide_id="two") as second:
+        corners = list_corners(first)
+        passes = max(1, -(-N_TILES // (2 * len(corners))))
 
-    def read_pass(number: int) -> None:
-        with open_slide(path, slide_id=f"pass {number}") as mine:
-            for x, y in corners:
-                mine.read_box(
-                    Box(left=x, top=y, width=UNALIGNED_PX, height=UNALIGNED_PX), width=RESULT_PX, height=RESULT_PX
-                )
+        def read_all(workers: int) -> None:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(lambda slide: read_passes(slide, corners, passes), (first, second)))
 
-    def read_all(workers: int) -> None:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(read_pass, range(passes + passes % 2)))
-
-    with use_one_thread_each(2):
-        one, two = time_best(lambda: read_all(1)), time_best(lambda: read_all(2))
-    n_tiles = len(corners) * (passes + passes % 2)
+        with use_one_thread_each(2):
+            one, two = time_best(lambda: read_all(1)), time_best(lambda: read_all(2))
+    n_tiles = 2 * passes * len(corners)
     return n_tiles / one, n_tiles / two
+
+
+def read_passes(slide: "Slide", corners: Sequence[Corner], passes: int) -> None:
+    """Read the unaligned tiles of a slide several times over, each time with an empty cache.
+
+    Parameters
+    ----------
+    slide : Slide
+    corners : sequence of (int, int)
+    passes : int
+    """
+    from helpers.slides.resample import Box
+
+    for _ in range(passes):
+        getattr(slide.source, "forget", int)()
+        for x, y in corners:
+            box = Box(left=x, top=y, width=UNALIGNED_PX, height=UNALIGNED_PX)
+            slide.read_box(box, width=RESULT_PX, height=RESULT_PX)
 
 
 def measure_gigapixel() -> list[Row]:

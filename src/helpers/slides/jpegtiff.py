@@ -33,7 +33,9 @@ VENDORS: Final = ("aperio", "generic-tiff")
 JPEG: Final = 7
 PHOTOMETRIC: Final = {2: "rgb", 6: "ycbcr"}
 CACHE_BYTES: Final = 128 * 1024**2
-"""Decoded native tiles kept per open slide: a row of tiles of a slide of 100,000 px, and half the next."""
+CACHE_ROWS: Final = 6
+"""Rows of native tiles of level 0 kept decoded per open slide, at most the bytes above. Regions that are read in raster
+order share native tiles with the regions beside and below them; more would only be memory that is touched anew."""
 SOI: Final = b"\xff\xd8"
 APP0: Final = b"\xff\xe0"
 APP14: Final = b"\xff\xee"
@@ -202,7 +204,7 @@ class TileCache:
     max_bytes : int
     """
 
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._n_bytes = 0
         self._tiles: OrderedDict[tuple[int, int], RGB] = OrderedDict()
@@ -262,7 +264,7 @@ class JpegTiffSource:
         self.properties = reference.properties
         self.background = reference.background
         self.level_dimensions = tuple((level.width, level.height) for level in levels)
-        self._cache = TileCache()
+        self._cache = self._make_cache()
         self._file = os.open(path, os.O_RDONLY)
 
     def find_origin(self, level: int, x: int, y: int) -> tuple[float, float]:
@@ -363,7 +365,12 @@ class JpegTiffSource:
 
     def forget(self) -> None:
         """Empty the cache of decoded tiles."""
-        self._cache = TileCache()
+        self._cache = self._make_cache()
+
+    def _make_cache(self) -> TileCache:
+        finest = self._levels[0]
+        row_bytes = finest.n_across * finest.tile_width * finest.tile_height * 3
+        return TileCache(min(CACHE_BYTES, CACHE_ROWS * row_bytes))
 
     def _decode(self, level: int, number: int) -> RGB:
         import simplejpeg
