@@ -168,14 +168,15 @@ timing.style.format({"seconds": "{:.1f}", "ms_per_tile": "{:.2f}", "share": "{:.
 # %% [markdown]
 # ## Look at the tiles as the encoder sees them
 #
-# We draw the same number of tiles from each slide and project their features on the two main directions.
+# We draw the same number of tiles from each slide, without marker ink, folds and blur, and project their features on the two main directions.
 # Pictures stand at some of them: neighbours should look alike to a pathologist, not only to a scanner.
 
 # %%
 from helpers.features.probe import compute_pca, sample_tiles
+from helpers.models.inputs import select_tiles
 
 declared = spec.encoders[0]
-sample = sample_tiles(files[declared], list(done["slide_id"]), n_tiles=spec.n_shown, min_tissue=0.5, rng=np.random.default_rng(spec.seed))
+sample = sample_tiles(files[declared], list(done["slide_id"]), n_tiles=spec.n_shown, keep=select_tiles, rng=np.random.default_rng(spec.seed))
 scores, share = compute_pca(sample.features)
 site_of = done.merge(cases, on="case_id").set_index("slide_id")["site"] if "site" in cases else done.set_index("slide_id")["case_id"]
 points = sample.table.assign(pc1=scores[:, 0], pc2=scores[:, 1], site=sample.table["slide_id"].map(site_of))

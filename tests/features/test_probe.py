@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.core.errors import FeatureError
-from helpers.features.probe import compute_pca, probe_site, standardise
+from helpers.features.probe import compute_pca, probe_site, sample_tiles, standardise
 
 N_CASES = 60
 CASES = [f"C-{number:02d}" for number in range(N_CASES) for _ in range(2)]
@@ -58,3 +59,13 @@ def test_directions_are_those_of_the_correlation_matrix() -> None:
 def test_a_constant_feature_becomes_zero_and_not_infinite() -> None:
     features = np.column_stack([np.arange(5.0), np.full(5, 3.0)])
     assert (standardise(features, features)[:, 1] == 0).all()
+
+
+def test_only_kept_tiles_are_drawn_the_same_number_from_every_slide(tmp_path) -> None:
+    paths = [tmp_path / f"S-{number}.pt" for number in range(2)]
+    for number, path in enumerate(paths):
+        torch.save(torch.arange(20.0)[:, None] + 100 * number, path)
+    sample = sample_tiles(paths, ["S-0", "S-1"], n_tiles=8, keep=lambda bag: bag.features[:, 0] % 2 == 0, rng=np.random.default_rng(3))
+    assert sample.table["slide_id"].tolist() == ["S-0"] * 4 + ["S-1"] * 4
+    assert (sample.features[:, 0] % 2 == 0).all()
+    assert (sample.table["row"] == sample.features[:, 0] % 100).all()

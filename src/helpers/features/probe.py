@@ -5,7 +5,7 @@ is honest where a plain accuracy is not: cases never straddle folds, sites weigh
 relabelling cases and refitting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,12 @@ class TileSample:
 
 
 def sample_tiles(
-    paths: Sequence[Path], slide_ids: Sequence[str], *, n_tiles: int, min_tissue: float, rng: np.random.Generator
+    paths: Sequence[Path],
+    slide_ids: Sequence[str],
+    *,
+    n_tiles: int,
+    keep: Callable[[FeatureBag], NDArray[np.bool_]],
+    rng: np.random.Generator,
 ) -> TileSample:
     """Draw the same number of tiles from every slide.
 
@@ -70,7 +75,8 @@ def sample_tiles(
     slide_ids : sequence of str
     n_tiles : int
         About how many in all.
-    min_tissue : float
+    keep : callable, FeatureBag -> ndarray, (n_tiles,), bool
+        Which tiles of a slide may be drawn.
     rng : Generator
 
     Returns
@@ -81,9 +87,7 @@ def sample_tiles(
     rows, blocks = [], []
     for slide_id, path in zip(slide_ids, paths, strict=True):
         bag = read_features(path)
-        allowed = np.arange(len(bag.features))
-        if bag.qc is not None:
-            allowed = allowed[bag.qc["tissue_fraction"].to_numpy() >= min_tissue]
+        allowed = np.flatnonzero(keep(bag))
         drawn = np.sort(rng.choice(allowed, size=min(per_slide, len(allowed)), replace=False))
         corners = bag.coords_l0[drawn] if bag.coords_l0 is not None else np.full((len(drawn), 2), -1)
         rows += [(slide_id, int(row), int(x), int(y)) for row, (x, y) in zip(drawn, corners, strict=True)]
