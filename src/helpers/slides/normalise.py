@@ -20,11 +20,12 @@ from helpers.core.errors import StainError
 from helpers.slides.stain import (
     MIN_ANGLE_DEG,
     MIN_OD,
-    MIN_PIXELS,
     Stain,
     compute_angle,
     compute_od,
     fit_macenko,
+    round_triple,
+    select_stained,
 )
 
 if TYPE_CHECKING:
@@ -98,16 +99,11 @@ class ReinhardStatistics:
         ReinhardStatistics
         """
         return cls(
-            mean=_triple(attributes["reinhard_mean"]),
-            sd=_triple(attributes["reinhard_sd"]),
-            background=_triple(attributes["reinhard_background"]),
+            mean=round_triple(attributes["reinhard_mean"]),
+            sd=round_triple(attributes["reinhard_sd"]),
+            background=round_triple(attributes["reinhard_background"]),
             n_pixels=int(attributes["reinhard_n_pixels"]),
         )
-
-
-def _triple(values: Any) -> Triple:
-    first, second, third = (round(float(value), 6) for value in values)
-    return first, second, third
 
 
 REFERENCE_STAIN = Stain(
@@ -284,7 +280,7 @@ def fit_reinhard(rgb: NDArray[np.uint8], background: Triple, *, item: str = "ima
     ----------
     Reinhard et al. 2001, doi 10.1109/38.946629.
     """
-    axes = compute_ruderman(_select_stained(rgb, background, item))
+    axes = compute_ruderman(select_stained(rgb, background, item=item))
     mean, sd = axes.mean(axis=0), axes.std(axis=0)
     if sd.min() < MIN_SPREAD:
         found = ", ".join(f"{value:.4f}" for value in sd)
@@ -293,21 +289,9 @@ def fit_reinhard(rgb: NDArray[np.uint8], background: Triple, *, item: str = "ima
             f"at least {MIN_SPREAD}). Leave it out, or normalise it by 'macenko' with stain vectors given by hand."
         )
         raise StainError(msg)
-    return ReinhardStatistics(mean=_triple(mean), sd=_triple(sd), background=_triple(background), n_pixels=len(axes))
-
-
-def _select_stained(rgb: NDArray[np.uint8], background: Triple, item: str) -> Doubles:
-    """Return the densities of the stained pixels, (n, 3), or refuse with their count."""
-    pixels = rgb.reshape(-1, 3)
-    od = compute_od(pixels, background)
-    stained = od[(od.mean(axis=1) > MIN_OD) & (pixels.min(axis=1) > 0)].astype(np.float64)
-    if len(stained) < MIN_PIXELS:
-        msg = (
-            f"StainError: {item} has {len(stained)} stained pixels of {len(pixels)} (mean density above {MIN_OD}), "
-            f"expected at least {MIN_PIXELS}. It is nearly white: leave it out."
-        )
-        raise StainError(msg)
-    return stained
+    return ReinhardStatistics(
+        mean=round_triple(mean), sd=round_triple(sd), background=round_triple(background), n_pixels=len(axes)
+    )
 
 
 def compute_ruderman(od: Doubles) -> Doubles:

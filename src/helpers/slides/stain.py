@@ -120,19 +120,29 @@ class Stain:
         Stain
         """
         return cls(
-            haematoxylin=_triple(attributes["stain_haematoxylin"]),
-            eosin=_triple(attributes["stain_eosin"]),
+            haematoxylin=round_triple(attributes["stain_haematoxylin"]),
+            eosin=round_triple(attributes["stain_eosin"]),
             scale_h=float(attributes["stain_scale_h"]),
             scale_e=float(attributes["stain_scale_e"]),
             split_h=float(attributes["stain_split_h"]),
             nuclear_h=float(attributes["stain_nuclear_h"]),
-            background=_triple(attributes["stain_background"]),
+            background=round_triple(attributes["stain_background"]),
             n_pixels=int(attributes["stain_n_pixels"]),
             method=str(attributes["stain_method"]),
         )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def round_triple(values: Any) -> tuple[float, float, float]:
+    """Return three numbers as plain floats of six digits, as they are stored.
+
+    Parameters
+    ----------
+    values : sequence of 3 numbers
+
+    Returns
+    -------
+    tuple of 3 floats
+    """
     first, second, third = (round(float(value), 6) for value in values)
     return first, second, third
 
@@ -158,7 +168,7 @@ def estimate_background(image: NDArray[np.uint8]) -> tuple[tuple[float, float, f
         return DEFAULT_BACKGROUND, "default"
     level = np.median(darkest[clear])  # leave out the thin tissue that passed the test
     glass = pixels[clear & (darkest >= level)]
-    return _triple(np.median(glass, axis=0)), "clear glass"
+    return round_triple(np.median(glass, axis=0)), "clear glass"
 
 
 def compute_od(rgb: NDArray[np.uint8], background: tuple[float, float, float]) -> Floats:
@@ -179,6 +189,40 @@ def compute_od(rgb: NDArray[np.uint8], background: tuple[float, float, float]) -
     table = np.clip(-np.log(levels / np.asarray(background, np.float64)), 0.0, None).astype(np.float32)
     looked_up = cv2.LUT(np.ascontiguousarray(rgb).reshape(-1, 1, 3), table[None])
     return np.asarray(looked_up, dtype=np.float32).reshape(rgb.shape)
+
+
+def select_stained(
+    rgb: NDArray[np.uint8], background: tuple[float, float, float], *, item: str = "image"
+) -> NDArray[np.float64]:
+    """Return the densities of the stained pixels, or refuse with their count.
+
+    Parameters
+    ----------
+    rgb : ndarray, (..., 3), uint8
+    background : tuple of 3 floats
+        Clear glass, grey levels.
+    item : str
+        What the pixels are of, for messages.
+
+    Returns
+    -------
+    ndarray, (n, 3), float64
+        Of pixels with a mean density above 0.15 and no channel black.
+
+    Raises
+    ------
+    StainError
+        When fewer than 500 pixels are stained.
+    """
+    od = compute_od(rgb.reshape(-1, 3), background)
+    stained = od[(od.mean(axis=1) > MIN_OD) & (rgb.reshape(-1, 3).min(axis=1) > 0)].astype(np.float64)
+    if len(stained) < MIN_PIXELS:
+        msg = (
+            f"StainError: {item} has {len(stained)} stained pixels of {od.shape[0]} (mean density above {MIN_OD}), "
+            f"expected at least {MIN_PIXELS}. It is nearly white: leave it out, or give stain vectors by hand."
+        )
+        raise StainError(msg)
+    return stained
 
 
 def fit_macenko(rgb: NDArray[np.uint8], background: tuple[float, float, float], *, item: str = "image") -> Stain:
@@ -207,26 +251,19 @@ def fit_macenko(rgb: NDArray[np.uint8], background: tuple[float, float, float], 
     ----------
     Macenko et al. 2009, doi 10.1109/ISBI.2009.5193250.
     """
-    od = compute_od(rgb.reshape(-1, 3), background)
-    stained = od[(od.mean(axis=1) > MIN_OD) & (rgb.reshape(-1, 3).min(axis=1) > 0)].astype(np.float64)
-    if len(stained) < MIN_PIXELS:
-        msg = (
-            f"StainError: {item} has {len(stained)} stained pixels of {od.shape[0]} (mean density above {MIN_OD}), "
-            f"expected at least {MIN_PIXELS}. It is nearly white: leave it out, or give stain vectors by hand."
-        )
-        raise StainError(msg)
+    stained = select_stained(rgb, background, item=item)
     haematoxylin, eosin = _order_stains(_find_extremes(stained, item))
     concentrations = stained @ np.linalg.pinv(np.array([haematoxylin, eosin]))
     scale_h, scale_e = np.percentile(concentrations, MAX_PERCENTILE, axis=0)
     split_h = _split_by_otsu(concentrations[:, 0], top=float(scale_h))
     return Stain(
-        haematoxylin=_triple(haematoxylin),
-        eosin=_triple(eosin),
+        haematoxylin=round_triple(haematoxylin),
+        eosin=round_triple(eosin),
         scale_h=round(float(scale_h), 6),
         scale_e=round(float(scale_e), 6),
         split_h=round(split_h, 6),
         nuclear_h=round(float(np.median(concentrations[concentrations[:, 0] > split_h, 0])), 6),
-        background=_triple(background),
+        background=round_triple(background),
         n_pixels=len(stained),
     )
 
