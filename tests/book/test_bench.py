@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from helpers.book import bench, bench_slides
+from helpers.book import bench, bench_peers, bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 
@@ -62,10 +62,10 @@ def test_a_gigapixel_slide_has_its_levels_and_a_small_file(tmp_path):
 
 
 def test_without_peers_none_are_measured(monkeypatch):
-    monkeypatch.delenv(bench_slides.PEERS_VARIABLE, raising=False)
-    assert bench_slides.measure_peers() == []
+    monkeypatch.delenv(bench_peers.PEERS_VARIABLE, raising=False)
+    assert bench_peers.measure_peers() == []
 
 
 def test_a_peer_that_fails_says_its_last_line(tmp_path):
-    with pytest.raises(RunError, match=r"LazySlide .* failed on 'S.svs': ModuleNotFoundError: No module named 'lazyslide'"):
-        bench_slides.run_peer(sys.executable, tmp_path / "S.svs")
+    with pytest.raises(RunError, match=r"the peer .* failed on 'S.svs': no such tool. Mend it"):
+        bench_peers.run_peer(sys.executable, "raise SystemExit('no such tool')", tmp_path / "S.svs")

@@ -19,6 +19,7 @@ from helpers.core.errors import HistobookError, SlideError
 from helpers.core.specs import TilingSpec
 from helpers.slides.jpegtiff import JpegTiffSource, NotDirectError, TileCache
 from helpers.slides.reader import OpenSlideSource, open_slide, open_source
+from helpers.slides.resample import Box
 from helpers.slides.tilefile import read_tiles
 from helpers.slides.tiling import iterate_tiles, plan_tiles, tile_cohort
 from helpers.slides.tissue import find_tissue
@@ -117,7 +118,7 @@ def test_where_stream_and_directory_disagree_on_colours_openslide_decides(tmp_pa
     found = open_source(path, "S-1")
     assert np.array_equal(found.read_level(0, 0, 0, 256, 128), read_reference(path, 0, (0, 0), (256, 128)))
     with pytest.raises(NotDirectError, match="does not call its components rgb"):
-        found._stitch(0, 0, 0, 256, 128)
+        found._stitch(0, 0, 0, np.empty((128, 256, 3), np.uint8))
 
 
 def test_a_real_slide_with_shared_tables_is_openslides_bit_for_bit(shared_data: Path) -> None:
@@ -184,9 +185,9 @@ def test_each_native_tile_of_a_row_is_decoded_once(pyramid: Path, monkeypatch: p
     decoded = []
     original = JpegTiffSource._decode
 
-    def count(self: JpegTiffSource, level: int, number: int) -> NDArray[np.uint8]:
+    def count(self: JpegTiffSource, level: int, number: int, out: NDArray[np.uint8]) -> None:
         decoded.append(number)
-        return original(self, level, number)
+        original(self, level, number, out)
 
     monkeypatch.setattr(JpegTiffSource, "_decode", count)
     with open_slide(pyramid, slide_id="S-1") as slide:
@@ -204,12 +205,55 @@ def test_two_threads_read_one_slide(pyramid: Path, source: JpegTiffSource) -> No
 
 
 def test_the_cache_forgets_the_oldest_beyond_its_size() -> None:
-    cache = TileCache(max_bytes=3 * 48)
-    for number in range(3):
-        cache.put((0, number), np.full((4, 4, 3), number, np.uint8))
-    cache.get((0, 0))
-    cache.put((0, 3), np.full((4, 4, 3), 3, np.uint8))
-    assert [cache.get((0, number)) is None for number in range(4)] == [False, True, False, False]
+    cache, decoded = TileCache(max_bytes=3 * 48), []
+
+    def look(number: int) -> int:
+        with cache.borrow((0, number), (4, 4, 3), lambda room: (decoded.append(number), room.fill(number))[1]) as tile:
+            return int(tile[0, 0, 0])
+
+    assert [look(number) for number in (0, 1, 2, 0, 3)] == [0, 1, 2, 0, 3]
+    assert [look(number) for number in (0, 2, 3)] == [0, 2, 3]
+    assert decoded == [0, 1, 2, 3], "the tile that was looked at last was forgotten before an older one"
+    assert look(1) == 1
+    assert decoded == [0, 1, 2, 3, 1]
+
+
+def test_memory_of_a_tile_is_used_again_only_when_nobody_reads_it() -> None:
+    cache = TileCache(max_bytes=48)
+    with cache.borrow((0, 0), (4, 4, 3), lambda room: room.fill(7)) as first:
+        with cache.borrow((0, 1), (4, 4, 3), lambda room: room.fill(8)) as second:
+            assert not np.shares_memory(first, second)
+        assert (first == 7).all(), "a tile changed while it was read"
+    with cache.borrow((0, 2), (4, 4, 3), lambda room: room.fill(9)) as third:
+        assert np.shares_memory(first, third)
+
+
+def test_a_tile_that_cannot_be_decoded_is_not_kept() -> None:
+    cache = TileCache(max_bytes=1000)
+
+    def fail(room: np.ndarray) -> None:
+        msg = "damaged"
+        raise NotDirectError(msg)
+
+    with pytest.raises(NotDirectError, match="damaged"), cache.borrow((0, 0), (4, 4, 3), fail):
+        pass
+    with cache.borrow((0, 0), (4, 4, 3), lambda room: room.fill(5)) as tile:
+        assert (tile == 5).all()
+
+
+def test_a_region_fills_the_array_it_is_given(pyramid: Path) -> None:
+    with open_slide(pyramid, slide_id="S-1") as slide:
+        for x, y, edge in ((0, 0, 128), (13, 7, 100)):
+            out = np.zeros((edge, edge, 3), np.uint8)
+            assert slide.source.read_level(0, x, y, edge, edge, out=out) is out
+            assert np.array_equal(out, slide.source.read_level(0, x, y, edge, edge))
+        out = np.zeros((50, 50, 3), np.uint8)
+        first = slide.read_region_l0(10, 10, 50, 50, 2 * slide.mpp)
+        kept = first.copy()
+        slide.read_box(Box(left=300, top=200, width=100, height=100), width=50, height=50, out=out)
+        assert np.array_equal(first, kept), "a result shares its memory with a later one"
+        box = Box(left=10, top=10, width=100, height=100)
+        assert np.array_equal(slide.read_box(box, width=50, height=50, out=out), first)
 
 
 def compare_readers(path: Path) -> str:

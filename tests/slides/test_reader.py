@@ -32,9 +32,15 @@ class ArraySource:
         (width, height), (own_width, own_height) = self.level_dimensions[0], self.level_dimensions[level]
         return x * width / own_width, y * height / own_height
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         self.reads.append((level, x, y, width, height))
-        return self._levels[level][y : y + height, x : x + width]
+        pixels = self._levels[level][y : y + height, x : x + width]
+        if out is None:
+            return pixels
+        out[:] = pixels
+        return out
 
     def close(self) -> None:
         self._levels = []

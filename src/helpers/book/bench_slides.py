@@ -1,4 +1,4 @@
-"""Speed of reading slides: ours, the bare JPEG decoder, OpenSlide, and other tools where they are installed.
+"""Speed of reading slides: ours, the bare JPEG decoder, OpenSlide.
 
 The bound of any reader is the decoder: libjpeg-turbo on the same bytes, already in memory. Slides: a phantom slide of
 0.25 um per px, drawn for the benchmark, and, where the real data is at hand, Aperio's CMU-1 small region and a HER2ST
@@ -13,11 +13,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from helpers.core import paths
-from helpers.core.errors import RunError
 
 if TYPE_CHECKING:
     from helpers.slides.jpegtiff import JpegTiffSource
@@ -27,10 +27,9 @@ Row = dict[str, Any]
 Corner = tuple[int, int]
 
 SHARED_VARIABLE: Final = "HISTOBOOK_SHARED"
-PEERS_VARIABLE: Final = "HISTOBOOK_PEERS"
-"""A Python interpreter with other tools installed, beside which we measure."""
 N_TILES: Final = 1_000
 """Tiles of a timing; a small slide is read several times over."""
+N_TURNS: Final = 5
 UNALIGNED_PX: Final = 512
 RESULT_PX: Final = 256
 OFFSET_PX: Final = 77
@@ -38,25 +37,6 @@ OFFSET_PX: Final = 77
 GIGA_PX: Final = 100_000
 GIGA_TILE_PX: Final = 240
 N_STREAMED: Final = 10_000
-PEER_TILE_PX: Final = 256
-PEER_MPP: Final = 1.0
-"""Coarser than every slide that is measured, since LazySlide does not enlarge."""
-
-PEER_SCRIPT: Final = """
-import json, sys, time, warnings
-warnings.filterwarnings("ignore")
-path, tile_px, mpp = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-import lazyslide, wsidata
-slide = wsidata.open_wsi(path)
-lazyslide.pp.find_tissues(slide)
-lazyslide.pp.tile_tissues(slide, tile_px, mpp=mpp)
-passes = []
-for _ in range(3):
-    began = time.perf_counter()
-    n = sum(image.image.shape[0] == tile_px for image in slide.iter.tile_images("tiles"))
-    passes.append(time.perf_counter() - began)
-print(json.dumps({"n": n, "seconds": min(passes), "version": lazyslide.__version__}))
-"""
 STREAM_SCRIPT: Final = """
 import json, resource, sys, time
 from helpers.core.specs import TilingSpec
@@ -210,6 +190,7 @@ def time_native(source: "JpegTiffSource", plain: "Slide") -> tuple[float, float,
     ours, bare, theirs : float
         Tiles per second: ours, the decoder alone, OpenSlide.
     """
+    import numpy as np
     import simplejpeg
 
     from helpers.slides.jpegtiff import complete_stream
@@ -224,47 +205,56 @@ def time_native(source: "JpegTiffSource", plain: "Slide") -> tuple[float, float,
     numbers = [y // edge[1] * level.n_across + x // edge[0] for x, y in inside]
     streams = [complete_stream(source.read_stream(0, number), level) for number in numbers]
 
+    room, bare_room = (np.empty((edge[1], edge[0], 3), np.uint8) for _ in range(2))
+
     def read_ours(corner: Corner) -> None:
-        source.read_level(0, *corner, *edge)
+        source.read_level(0, *corner, *edge, out=room)
+
+    def decode_bare(stream: bytes) -> None:
+        simplejpeg.decode_jpeg(stream, "RGB", strict=True, buffer=bare_room)
 
     def read_theirs(corner: Corner) -> None:
-        plain.source.read_level(0, *corner, *edge)
+        plain.source.read_level(0, *corner, *edge, out=room)
 
-    ours = count_per_second(read_ours, inside, before=source.forget)
-    bare = count_per_second(lambda stream: simplejpeg.decode_jpeg(stream, "RGB", strict=True), streams)
-    theirs = count_per_second(read_theirs, inside)
+    items: dict[Callable[[Any], None], Sequence[Any]] = {
+        read_ours: inside, decode_bare: streams, read_theirs: inside,
+    }  # fmt: skip
+    ours, bare, theirs = count_in_turns(items, before=source.forget)
     return ours, bare, theirs
 
 
-def count_per_second(
-    work: Callable[[Any], object], items: Sequence[Any], *, before: Callable[[], None] | None = None
-) -> float:
-    """Work through the items again and again until `N_TILES` are done; the best of three.
+def count_in_turns(
+    items: dict[Callable[[Any], None], Sequence[Any]], *, before: Callable[[], None] | None = None
+) -> list[float]:
+    """Let several functions work through their items in turns until each did `N_TILES`; the best of five turns each.
+
+    Taking turns keeps what else the machine does from falling upon one of them.
 
     Parameters
     ----------
-    work : callable
-    items : sequence
+    items : dict of callable to sequence
     before : callable, optional
         Called before each pass, such as to empty a cache.
 
     Returns
     -------
-    float
-        Items per second.
+    list of float
+        Items per second, in the order given.
     """
     from helpers.book.bench import time_best
 
-    passes = max(1, -(-N_TILES // len(items)))
-
-    def run() -> None:
-        for _ in range(passes):
+    def run(work: Callable[[Any], None]) -> None:
+        for _ in range(max(1, -(-N_TILES // len(items[work])))):
             if before is not None:
                 before()
-            for item in items:
+            for item in items[work]:
                 work(item)
 
-    return passes * len(items) / time_best(run)
+    best = dict.fromkeys(items, float("inf"))
+    for _ in range(N_TURNS):
+        for work in items:
+            best[work] = min(best[work], time_best(partial(run, work), repeats=1))
+    return [max(1, -(-N_TILES // len(each))) * len(each) / best[work] for work, each in items.items()]
 
 
 def list_corners(slide: "Slide") -> list[Corner]:
@@ -317,7 +307,8 @@ def time_unaligned(path: Path, slide: "Slide") -> tuple[float, float]:
             cv2.resize(region, (RESULT_PX, RESULT_PX), interpolation=cv2.INTER_AREA)
 
         forget = getattr(slide.source, "forget", None)
-        return count_per_second(read_ours, corners, before=forget), count_per_second(read_plain, corners)
+        ours, theirs = count_in_turns({read_ours: corners, read_plain: corners}, before=forget)
+        return ours, theirs
 
 
 def time_threads(path: Path) -> tuple[float, float]:
@@ -344,8 +335,11 @@ def time_threads(path: Path) -> tuple[float, float]:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(lambda slide: read_passes(slide, corners, passes), (first, second)))
 
+        one = two = float("inf")
         with use_one_thread_each(2):
-            one, two = time_best(lambda: read_all(1)), time_best(lambda: read_all(2))
+            for _ in range(N_TURNS):
+                one = min(one, time_best(lambda: read_all(1), repeats=1))
+                two = min(two, time_best(lambda: read_all(2), repeats=1))
     n_tiles = 2 * passes * len(corners)
     return n_tiles / one, n_tiles / two
 
@@ -449,90 +443,3 @@ def _write_directory(
     file.seek(link)
     file.write(struct.pack("<Q", here))
     return following
-
-
-def measure_peers() -> list[Row]:
-    """Time LazySlide and ourselves on the same slide with the same tiles, where `HISTOBOOK_PEERS` names an interpreter.
-
-    Returns
-    -------
-    list of dict
-        Empty where no other tool is installed.
-    """
-    from helpers.book.bench import make_row
-
-    python = os.environ.get(PEERS_VARIABLE)
-    if not python:
-        print(f"no peers: {PEERS_VARIABLE} names no interpreter with lazyslide")
-        return []
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, path in list_slides(Path(folder)):
-            peer = run_peer(python, path)
-            theirs, ours = peer["n"] / peer["seconds"], time_all_tiles(path)
-            beside = f"LazySlide {peer['version']}, {peer['n']} tiles"
-            rows.append(make_row(f"peers/lazyslide/{name}", ours, "tiles/s", compared_with=beside, ratio=ours / theirs))
-    return rows
-
-
-def run_peer(python: str, path: Path) -> dict[str, Any]:
-    """Let LazySlide tile a slide and read its tiles.
-
-    Parameters
-    ----------
-    python : str
-        Interpreter with lazyslide.
-    path : Path
-
-    Returns
-    -------
-    dict
-        n (tiles read), seconds (of the best of three passes), version.
-
-    Raises
-    ------
-    RunError
-        When it fails; with its last line.
-    """
-    command = [python, "-c", PEER_SCRIPT, str(path), str(PEER_TILE_PX), str(PEER_MPP)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        msg = (
-            f"RunError: LazySlide ({PEERS_VARIABLE}={python}) failed on '{path.name}': {said}. Mend it, or unset the "
-            "variable."
-        )
-        raise RunError(msg)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def time_all_tiles(path: Path) -> float:
-    """Read all tissue tiles of a slide three times, as the peer does, and take the best pass.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    float
-        Tiles per second.
-    """
-    from helpers.book.bench import time_best
-    from helpers.core.specs import TilingSpec
-    from helpers.slides.reader import open_slide
-    from helpers.slides.tiling import iterate_tiles, plan_tiles
-    from helpers.slides.tissue import find_tissue
-
-    with open_slide(path, slide_id=path.stem) as slide:
-        tissue = find_tissue(slide, method="robust", um_per_px=8.0, min_area_um2=20_000.0)
-        plan = plan_tiles(slide, TilingSpec(tile_px=PEER_TILE_PX, mpp=PEER_MPP), tissue)
-        forget = getattr(slide.source, "forget", None)
-
-        def read_all() -> None:
-            if forget is not None:
-                forget()
-            for _ in iterate_tiles(slide, plan):
-                pass
-
-        return len(plan.coords_l0) / time_best(read_all)

@@ -14,7 +14,8 @@ import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -196,8 +197,28 @@ def complete_stream(data: bytes, native: NativeLevel) -> bytes:
     return SOI + ADOBE[native.colour] + native.tables + data[2:]
 
 
+@dataclass(eq=False)
+class HeldTile:
+    """A decoded native tile and how many readers look at it now.
+
+    Attributes
+    ----------
+    pixels : ndarray, (tile_height, tile_width, 3), uint8
+    n_readers : int
+    kept : bool
+        Whether the cache still lists it.
+    """
+
+    pixels: RGB
+    n_readers: int = 1
+    kept: bool = False
+
+
 class TileCache:
     """The native tiles that were decoded last, up to a number of bytes; safe to use from several threads.
+
+    Tiles are decoded into memory that earlier tiles have left: touching fresh pages takes a third of the time that
+    decoding a plain tile takes, and stops other threads meanwhile.
 
     Parameters
     ----------
@@ -207,40 +228,81 @@ class TileCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._n_bytes = 0
-        self._tiles: OrderedDict[tuple[int, int], RGB] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, int], HeldTile] = OrderedDict()
+        self._spare: dict[tuple[int, ...], list[RGB]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int]) -> RGB | None:
-        """Return a tile by (level, number), or None.
+    @contextmanager
+    def borrow(self, key: tuple[int, int], shape: tuple[int, int, int], decode: Callable[[RGB], None]) -> Iterator[RGB]:
+        """Lend a tile for the length of a `with` block, decoded if need be.
 
         Parameters
         ----------
         key : tuple of 2 ints
+            Level and number.
+        shape : tuple of 3 ints
+            (tile_height, tile_width, 3).
+        decode : callable
+            Fills an array of that shape.
 
-        Returns
-        -------
-        ndarray, (tile_height, tile_width, 3), uint8, or None
+        Yields
+        ------
+        ndarray, (tile_height, tile_width, 3), uint8
+            Must not be kept.
         """
-        with self._lock:
-            if key not in self._tiles:
-                return None
-            self._tiles.move_to_end(key)
-            return self._tiles[key]
+        tile = self._find(key)
+        if tile is None:
+            tile = HeldTile(self._find_room(shape))
+            decode(tile.pixels)
+            self._put(key, tile)
+        try:
+            yield tile.pixels
+        finally:
+            with self._lock:
+                tile.n_readers -= 1
+                self._reuse(tile)
 
-    def put(self, key: tuple[int, int], tile: RGB) -> None:
-        """Keep a tile, and forget the oldest ones beyond the limit.
-
-        Parameters
-        ----------
-        key : tuple of 2 ints
-        tile : ndarray, (tile_height, tile_width, 3), uint8
-        """
+    def _find(self, key: tuple[int, int]) -> HeldTile | None:
         with self._lock:
-            if key not in self._tiles:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+                tile.n_readers += 1
+            return tile
+
+    def _find_room(self, shape: tuple[int, int, int]) -> RGB:
+        with self._lock:
+            spare = self._spare.get(shape)
+            if spare:
+                return spare.pop()
+        return np.empty(shape, np.uint8)
+
+    def _put(self, key: tuple[int, int], tile: HeldTile) -> None:
+        """Keep a tile, and forget the oldest ones beyond the limit."""
+        with self._lock:
+            if key not in self._tiles:  # another thread may have decoded it meanwhile
                 self._tiles[key] = tile
-                self._n_bytes += tile.nbytes
+                tile.kept = True
+                self._n_bytes += tile.pixels.nbytes
             while self._n_bytes > self._max_bytes:
-                self._n_bytes -= self._tiles.popitem(last=False)[1].nbytes
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = self._tiles.popitem(last=False)[1]
+        self._n_bytes -= oldest.pixels.nbytes
+        oldest.kept = False
+        self._reuse(oldest)
+
+    def _reuse(self, tile: HeldTile) -> None:
+        """Take back the memory of a tile that is neither listed nor read any more."""
+        if not tile.kept and tile.n_readers == 0:
+            self._spare.setdefault(tile.pixels.shape, []).append(tile.pixels)
+
+    def forget(self) -> None:
+        """Forget every tile; their memory is used again."""
+        with self._lock:
+            while self._tiles:
+                self._drop_oldest()
 
 
 class JpegTiffSource:
@@ -284,7 +346,7 @@ class JpegTiffSource:
         (width, height), (own_width, own_height) = self.level_dimensions[0], self.level_dimensions[level]
         return x * width / own_width, y * height / own_height
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+    def read_level(self, level: int, x: int, y: int, width: int, height: int, *, out: RGB | None = None) -> RGB:
         """Return pixels of a level.
 
         Parameters
@@ -294,6 +356,8 @@ class JpegTiffSource:
             Upper left corner, px of `level`.
         width, height : int
             Px of `level`; must lie inside it.
+        out : ndarray, (height, width, 3), uint8, optional
+            Contiguous; is filled and returned.
 
         Returns
         -------
@@ -304,38 +368,36 @@ class JpegTiffSource:
         SlideError
             When a native tile is damaged and OpenSlide says so too; never a white tile.
         """
+        filled = np.empty((height, width, 3), np.uint8) if out is None else out
         try:
-            return self._stitch(level, x, y, width, height)
+            self._stitch(level, x, y, filled)
         except NotDirectError:
-            return self._reference.read_level(level, x, y, width, height)
+            return self._reference.read_level(level, x, y, width, height, out=filled)
+        return filled
 
-    def _stitch(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        number = self._levels[level].find_whole(x, y, width, height)
-        if number is not None:  # nothing to stitch, and nobody else needs this tile
-            cached = self._cache.get((level, number))
-            return self._decode(level, number) if cached is None else cached.copy()
-        out = np.empty((height, width, 3), np.uint8)
-        for tile, (row, column) in self._list_tiles(level, x, y, width, height):
-            top, left = max(row, y), max(column, x)
-            bottom, right = min(row + tile.shape[0], y + height), min(column + tile.shape[1], x + width)
-            part = tile[top - row : bottom - row, left - column : right - column]
-            out[top - y : bottom - y, left - x : right - x] = part
-        return out
-
-    def _list_tiles(self, level: int, x: int, y: int, width: int, height: int) -> Iterator[tuple[RGB, tuple[int, int]]]:
-        """Yield the native tiles under a region, each with the row and column of its corner."""
+    def _stitch(self, level: int, x: int, y: int, out: RGB) -> None:
+        """Fill an array with the region whose upper left corner is (x, y)."""
+        height, width = out.shape[:2]
         native = self._levels[level]
+        number = native.find_whole(x, y, width, height)
+        if number is not None:  # nothing to stitch, and nobody else needs this tile
+            self._decode(level, number, out)
+            return
         for row in range(y // native.tile_height, -(-(y + height) // native.tile_height)):
             for column in range(x // native.tile_width, -(-(x + width) // native.tile_width)):
-                tile = self._get_tile(level, row * native.n_across + column)
-                yield tile, (row * native.tile_height, column * native.tile_width)
+                self._copy_part(level, (row, column), x, y, out)
 
-    def _get_tile(self, level: int, number: int) -> RGB:
-        tile = self._cache.get((level, number))
-        if tile is None:
-            tile = self._decode(level, number)
-            self._cache.put((level, number), tile)
-        return tile
+    def _copy_part(self, level: int, place: tuple[int, int], x: int, y: int, out: RGB) -> None:
+        """Copy what one native tile, given by row and column, has of a region."""
+        native = self._levels[level]
+        number = place[0] * native.n_across + place[1]
+        shape = (native.tile_height, native.tile_width, 3)
+        row, column = place[0] * native.tile_height, place[1] * native.tile_width
+        top, left = max(row, y), max(column, x)
+        bottom, right = min(row + shape[0], y + out.shape[0]), min(column + shape[1], x + out.shape[1])
+        with self._cache.borrow((level, number), shape, lambda room: self._decode(level, number, room)) as tile:
+            part = tile[top - row : bottom - row, left - column : right - column]
+            out[top - y : bottom - y, left - x : right - x] = part
 
     def list_levels(self) -> tuple[NativeLevel, ...]:
         """Return the levels with the places of their native tiles.
@@ -365,30 +427,30 @@ class JpegTiffSource:
 
     def forget(self) -> None:
         """Empty the cache of decoded tiles."""
-        self._cache = self._make_cache()
+        self._cache.forget()
 
     def _make_cache(self) -> TileCache:
         finest = self._levels[0]
         row_bytes = finest.n_across * finest.tile_width * finest.tile_height * 3
         return TileCache(min(CACHE_BYTES, CACHE_ROWS * row_bytes))
 
-    def _decode(self, level: int, number: int) -> RGB:
+    def _decode(self, level: int, number: int, out: RGB) -> None:
+        """Decode a native tile into an array of its size."""
         import simplejpeg
 
         native = self._levels[level]
-        shape = (native.tile_height, native.tile_width, 3)
         size = int(native.sizes[number])
         if size == 0:
-            return np.full(shape, self.background, np.uint8)
+            out[:] = self.background
+            return
         data = self.read_stream(level, number)
         try:
-            tile = simplejpeg.decode_jpeg(complete_stream(data, native), "RGB", strict=True)
+            tile = simplejpeg.decode_jpeg(complete_stream(data, native), "RGB", strict=True, buffer=out)
         except ValueError as error:
             raise NotDirectError(str(error)) from None
-        if len(data) != size or data[:2] != SOI or tile.shape != shape:
+        if len(data) != size or data[:2] != SOI or tile.shape != out.shape:
             msg = f"native tile {number} has {len(data)} of {size} bytes and {tile.shape[1]} x {tile.shape[0]} px"
             raise NotDirectError(msg)
-        return np.asarray(tile, dtype=np.uint8)
 
     def close(self) -> None:
         """Give the file back."""

@@ -6,6 +6,7 @@ macro images are never touched.
 """
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from helpers.core.errors import SlideError, TileError
 from helpers.slides.jpegtiff import JpegTiffSource, NotDirectError, list_native_levels
-from helpers.slides.resample import WHOLE, Box, resample_area
+from helpers.slides.resample import WHOLE, Box, is_whole, resample_area
 from helpers.slides.resolution import Resolution, resolve_mpp
 
 RGB = NDArray[np.uint8]
@@ -27,6 +28,8 @@ LEVEL_TOLERANCE = 5e-3
 """A level whose downsample exceeds the wanted one by less than this share still serves it (2.0005 for 2)."""
 BLOCK_PX = 1024
 """Edge of the blocks a thumbnail is built from, output px."""
+SCRATCH_BYTES = 16 * 1024**2
+"""Largest region whose memory a thread keeps for the next one."""
 OPAQUE = 0xFF000000
 TIFF_FIELDS = {42: (2, 12, 4, 4), 43: (8, 20, 8, 8)}
 """By version (42 classic, 43 BigTIFF): bytes of a count, of an entry, of an offset; where the first offset lies."""
@@ -50,8 +53,8 @@ class PixelSource(Protocol):
         """Return where, in level-0 px, the pixels begin that `read_level` returns for a corner in px of the level."""
         ...
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """Return (height, width, 3) pixels of a level, from a corner in px of that level."""
+    def read_level(self, level: int, x: int, y: int, width: int, height: int, *, out: RGB | None = None) -> RGB:
+        """Return (height, width, 3) pixels of a level, from a corner in px of that level; in `out` where given."""
         ...
 
     def close(self) -> None:
@@ -115,7 +118,7 @@ class OpenSlideSource:
         (width, height), (own_width, own_height) = self.level_dimensions[0], self.level_dimensions[level]
         return float(round(x * width / own_width)), float(round(y * height / own_height))
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+    def read_level(self, level: int, x: int, y: int, width: int, height: int, *, out: RGB | None = None) -> RGB:
         """Return pixels of a level.
 
         Parameters
@@ -125,6 +128,8 @@ class OpenSlideSource:
             Upper left corner, px of `level`.
         width, height : int
             Px of `level`.
+        out : ndarray, (height, width, 3), uint8, optional
+            Contiguous; is filled and returned.
 
         Returns
         -------
@@ -144,7 +149,11 @@ class OpenSlideSource:
                 f"{level}, cannot be decoded: {error}. {DAMAGED}"
             )
             raise SlideError(msg) from None
-        return composite(rgba, self.background)
+        pixels = composite(rgba, self.background)
+        if out is None:
+            return pixels
+        np.copyto(out, pixels)
+        return out
 
     def close(self) -> None:
         """Give the file back."""
@@ -215,6 +224,31 @@ def find_missing_directory(path: Path) -> int | None:
     return None
 
 
+class Scratch(threading.local):
+    """Memory for pixels that are resampled at once: each thread's own, so that fresh pages are touched once."""
+
+    def __init__(self) -> None:
+        self._room: RGB = np.empty(0, np.uint8)
+
+    def lend(self, height: int, width: int) -> RGB:
+        """Lend an array until the same thread asks again.
+
+        Parameters
+        ----------
+        height, width : int
+
+        Returns
+        -------
+        ndarray, (height, width, 3), uint8
+        """
+        n_bytes = height * width * 3
+        if n_bytes > SCRATCH_BYTES:
+            return np.empty((height, width, 3), np.uint8)
+        if self._room.size < n_bytes:
+            self._room = np.empty(n_bytes, np.uint8)
+        return self._room[:n_bytes].reshape(height, width, 3)
+
+
 @dataclass(frozen=True)
 class Slide:
     """An open slide with its resolution; a context manager. Made by `open_slide`.
@@ -238,6 +272,7 @@ class Slide:
     width: int = field(init=False)
     height: int = field(init=False)
     level_downsamples: tuple[tuple[float, float], ...] = field(init=False)
+    _scratch: "Scratch" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Derive the geometry from the levels' sizes."""
@@ -245,6 +280,7 @@ class Slide:
         (width, height) = sizes[0]
         object.__setattr__(self, "width", width)
         object.__setattr__(self, "height", height)
+        object.__setattr__(self, "_scratch", Scratch())
         object.__setattr__(self, "level_downsamples", tuple((width / w, height / h) for w, h in sizes))
 
     @property
@@ -294,7 +330,7 @@ class Slide:
         height = height_px * mpp / self.resolution.mpp_y
         return self.read_box(Box(left=x_l0, top=y_l0, width=width, height=height), width=width_px, height=height_px)
 
-    def read_box(self, box: Box, *, width: int, height: int) -> RGB:
+    def read_box(self, box: Box, *, width: int, height: int, out: RGB | None = None) -> RGB:
         """Read a box given in (fractional) level-0 px as `height` x `width` area means.
 
         Parameters
@@ -303,6 +339,8 @@ class Slide:
             Level-0 px.
         width, height : int
             Of the result, px.
+        out : ndarray, (height, width, 3), uint8, optional
+            Contiguous; is filled and returned.
 
         Returns
         -------
@@ -323,9 +361,13 @@ class Slide:
         x_l0, y_l0 = self.source.find_origin(level, x, y)
         left, top = max(0.0, (box.left - x_l0) / down_x), max(0.0, (box.top - y_l0) / down_y)
         n_x, n_y = math.ceil(left + wanted.width - WHOLE), math.ceil(top + wanted.height - WHOLE)
-        pixels = _extend(self.source.read_level(level, x, y, *self._clip(level, x, y, n_x, n_y)), n_x, n_y)
         inner = Box(left=left, top=top, width=wanted.width, height=wanted.height)
-        return resample_area(pixels, inner, width=width, height=height)
+        size = self._clip(level, x, y, n_x, n_y)
+        if is_whole(inner, width, height) and size == (width, height):
+            return self.source.read_level(level, x, y, width, height, out=out)
+        room = self._scratch.lend(size[1], size[0])
+        pixels = _extend(self.source.read_level(level, x, y, *size, out=room), n_x, n_y)
+        return resample_area(pixels, inner, width=width, height=height, out=out)
 
     def _clip(self, level: int, x: int, y: int, n_x: int, n_y: int) -> tuple[int, int]:
         """Keep a read inside its level: a level rounds its size down, so its last pixel may be a fraction short."""

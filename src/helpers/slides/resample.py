@@ -57,7 +57,26 @@ class Box:
         )
 
 
-def resample_area(image: NDArray[np.uint8], box: Box, *, width: int, height: int) -> NDArray[np.uint8]:
+def is_whole(box: Box, width: int, height: int) -> bool:
+    """Say whether a box is the first `height` x `width` pixels as they are.
+
+    Parameters
+    ----------
+    box : Box
+        In px of the input.
+    width, height : int
+        Of the result, px.
+
+    Returns
+    -------
+    bool
+    """
+    return max(abs(box.left), abs(box.top), abs(box.width - width), abs(box.height - height)) <= WHOLE
+
+
+def resample_area(
+    image: NDArray[np.uint8], box: Box, *, width: int, height: int, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Average the part of an image that lies in a box into `height` x `width` pixels.
 
     Parameters
@@ -67,11 +86,13 @@ def resample_area(image: NDArray[np.uint8], box: Box, *, width: int, height: int
         In px of `image`; must lie inside it.
     width, height : int
         Of the result, px.
+    out : ndarray, (height, width, C), uint8, optional
+        Contiguous; is filled and returned.
 
     Returns
     -------
     ndarray, (height, width, C), uint8
-        Means, rounded to the nearest grey level.
+        Means, rounded to the nearest grey level; shares no memory with `image`.
 
     Raises
     ------
@@ -79,12 +100,15 @@ def resample_area(image: NDArray[np.uint8], box: Box, *, width: int, height: int
         When the box leaves the image.
     """
     _check_inside(image, box)
+    filled = np.empty((height, width, image.shape[2]), np.uint8) if out is None else out
     left, top = round(box.left), round(box.top)
     if abs(box.left - left) > WHOLE or abs(box.top - top) > WHOLE:
-        return _resample_fractional(image, box, width, height)
-    if abs(box.width - width) <= WHOLE and abs(box.height - height) <= WHOLE:
-        return np.ascontiguousarray(image[top : top + height, left : left + width])
-    return _resample_whole(image, box, width, height)
+        filled[:] = _resample_fractional(image, box, width, height)
+    elif abs(box.width - width) <= WHOLE and abs(box.height - height) <= WHOLE:
+        filled[:] = image[top : top + height, left : left + width]
+    else:
+        _resample_whole(image, box, filled)
+    return filled
 
 
 def _check_inside(image: NDArray[np.uint8], box: Box) -> None:
@@ -97,14 +121,18 @@ def _check_inside(image: NDArray[np.uint8], box: Box) -> None:
         raise TileError(msg)
 
 
-def _resample_whole(image: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:
+def _resample_whole(image: NDArray[np.uint8], box: Box, out: NDArray[np.uint8]) -> None:
     """Resample a box that starts on a whole pixel; its far edges may be fractional."""
+    height, width = out.shape[:2]
     left, top = round(box.left), round(box.top)
     right, bottom = math.ceil(box.right - WHOLE), math.ceil(box.bottom - WHOLE)
     if max(right - left - box.width, bottom - top - box.height) > WHOLE:
-        return _resample_fractional(image, box, width, height)
+        out[:] = _resample_fractional(image, box, width, height)
+        return
     crop = image[top:bottom, left:right]
-    return np.asarray(cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    resized = cv2.resize(crop, (width, height), dst=out, interpolation=cv2.INTER_AREA)
+    if resized is not out and not np.shares_memory(resized, out):
+        out[:] = resized.reshape(out.shape)
 
 
 def _resample_fractional(image: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:

@@ -175,7 +175,7 @@ def plan_grid(slide: Slide, spec: TilingSpec, edge: tuple[int, int]) -> NDArray[
     return np.stack([grid_x.ravel(), grid_y.ravel()], axis=1).astype(np.int64)
 
 
-def read_tile(slide: Slide, plan: TilePlan | TileTable, index: int) -> RGB:
+def read_tile(slide: Slide, plan: TilePlan | TileTable, index: int, *, out: RGB | None = None) -> RGB:
     """Read one tile of a plan.
 
     Parameters
@@ -183,6 +183,8 @@ def read_tile(slide: Slide, plan: TilePlan | TileTable, index: int) -> RGB:
     slide : Slide
     plan : TilePlan or TileTable
     index : int
+    out : ndarray, (tile_px, tile_px, 3), uint8, optional
+        Contiguous; is filled and returned.
 
     Returns
     -------
@@ -195,7 +197,7 @@ def read_tile(slide: Slide, plan: TilePlan | TileTable, index: int) -> RGB:
     """
     x, y = plan.coords_l0[index]
     box = Box(left=int(x), top=int(y), width=plan.edge_l0[0], height=plan.edge_l0[1])
-    return slide.read_box(box, width=plan.tile_px, height=plan.tile_px)
+    return slide.read_box(box, width=plan.tile_px, height=plan.tile_px, out=out)
 
 
 def iterate_tiles(slide: Slide, plan: TilePlan | TileTable, *, batch_size: int = 64) -> Iterator[NDArray[np.uint8]]:
@@ -213,7 +215,10 @@ def iterate_tiles(slide: Slide, plan: TilePlan | TileTable, *, batch_size: int =
     """
     n_tiles = len(plan.coords_l0)
     for start in range(0, n_tiles, batch_size):
-        yield np.stack([read_tile(slide, plan, index) for index in range(start, min(start + batch_size, n_tiles))])
+        tiles = np.empty((min(batch_size, n_tiles - start), plan.tile_px, plan.tile_px, 3), np.uint8)
+        for number, tile in enumerate(tiles):
+            read_tile(slide, plan, start + number, out=tile)
+        yield tiles
 
 
 def measure_tiles(slide: Slide, plan: TilePlan, tissue: Tissue) -> tuple[pd.DataFrame, Stain | None, str]:
