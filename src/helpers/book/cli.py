@@ -171,14 +171,33 @@ def doctor(folder: Annotated[Path, typer.Argument(help="Raw cohort folder.")]) -
     raise typer.Exit(code=0 if text.endswith("\n0 problems found") else 1)
 
 
-@app.command()
-def encoders() -> None:
-    """List the encoders: what each sees, and whether it needs weights."""
-    from helpers.features.encoders import REGISTRY
+encoders_app = typer.Typer(help="List the encoders, or fetch the weights of one.", invoke_without_command=True)
+app.add_typer(encoders_app, name="encoders")
 
-    for entry in REGISTRY.values():
-        weights = "weights from a local file" if entry.needs_weights else "no weights"
-        print(f"{entry.name:18} {entry.kind}, {weights}\n{'':18} {entry.about}\n{'':18} licence: {entry.licence}")
+
+@encoders_app.callback()
+def encoders(context: typer.Context) -> None:
+    """List the encoders: what each sees, wants and costs, and whether its weights lie on this machine."""
+    if context.invoked_subcommand is None:
+        from helpers.features.weights import describe_all
+
+        print(describe_all())
+
+
+@encoders_app.command("fetch")
+def fetch_encoder(
+    name: Annotated[str, typer.Argument(help="Of the table that `histobook encoders` prints.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder of encoders; data/encoders by default. Carry it where you like.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of the hub.")] = None,
+) -> None:
+    """Fetch the weights of an encoder from the Hugging Face hub, and record commit and SHA-256 beside them."""
+    from helpers.core import paths
+    from helpers.features.encoders import find_entry
+    from helpers.features.weights import fetch_weights, list_roots
+
+    print(paths.shorten(fetch_weights(find_entry(name), to or list_roots()[0], revision=revision)))
 
 
 @app.command()

@@ -35,3 +35,31 @@ def pick_device(name: str = "auto") -> "torch.device":
         msg = f"RunError: device '{name}' is not there (found {', '.join(found)}). Use device: auto, or one of these."
         raise RunError(msg)
     return torch.device(name)
+
+
+def list_accelerators(name: str = "auto") -> "list[torch.device]":
+    """Return the accelerators that `name` means: every CUDA device of this machine for 'auto' and 'cuda'.
+
+    Parameters
+    ----------
+    name : str
+        auto, cpu, mps, cuda, cuda:1.
+
+    Returns
+    -------
+    list of torch.device
+        Empty where the CPU is meant.
+
+    Raises
+    ------
+    RunError
+        As `pick_device`.
+    """
+    import torch
+
+    device = pick_device(name)
+    if device.type == "cpu":
+        return []
+    if device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [device]

@@ -64,7 +64,7 @@ def run_batch(
     ------
     RunError
         After every slide was tried, when more than `max_failed` failed: a summary of who and why. At once, when the
-        disk is full or read-only.
+        disk is full or read-only, or `work` itself raises a RunError: the machine fails then, not the slide.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def _attempt(slide_id: str, work: Work, stage: str) -> Row:
         row["status"], row["key"], *remarks = work(slide_id)
         row["reason"] = "; ".join(remarks)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
+        if isinstance(error, RunError) or (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS):
             raise
         row |= {"status": "failed", "reason": describe_failure(error)}
     return row | {"seconds": round(time.perf_counter() - began, 3)}
@@ -116,9 +116,10 @@ def _collect(job: Future[Row], jobs: dict[Future[Row], str], stage: str) -> Row:
         return job.result()
     for other in jobs:
         other.cancel()
+    remedy = "mend that" if isinstance(error, RunError) else "free some space (or make the folder writable)"
     msg = (
         f"RunError: stage '{stage}' stopped at slide '{jobs[job]}': {describe_failure(error)}. What is finished is "
-        "kept; free some space (or make the folder writable) and run again, the rest continues from there."
+        f"kept; {remedy} and run again, the rest continues from there."
     )
     raise RunError(msg) from error
 

@@ -302,6 +302,10 @@ class FeatureSpec(Spec):
         ("stain_texture", "mean_colour"), min_length=1, description="names from the registry, read in one decode pass"
     )
     weights: dict[str, PathStr] = Field({}, description="local weights file of each network, by encoder name")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="arithmetic of the networks; auto: bfloat16 where the device has instructions for it"
+    )
+    compile_networks: bool = Field(False, description="run networks through torch.compile (minutes at the start)")
     stored_as: Literal["float32", "float16"] = Field("float32", description="precision of the stored features")
     batch_size: int = Field(64, ge=1, le=4096, description="tiles per batch")
     seed: int = Field(20261, ge=0, le=2**31 - 1, description="of samples shown, probe folds and random controls")

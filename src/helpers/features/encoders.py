@@ -1,28 +1,28 @@
 """Encoders by name: what turns a tile into a vector, what it needs, and what identifies it.
 
 Two kinds. A descriptor is a formula with named numbers (`stain_texture`, `mean_colour`); a network is a timm
-architecture whose weights come from a local file that the spec names. Weights are never random unless the name says so
-(`random_resnet18`, a control).
+architecture (:mod:`~helpers.features.networks`) whose weights lie in a local file (:mod:`~helpers.features.weights`).
+Weights are never random unless the name says so (`random_resnet18`, a control).
 """
 
 import difflib
-import hashlib
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.core.errors import FeatureError
-from helpers.core.paths import resolve
+from helpers.features.networks import Precision, TimmNetwork, choose_precision, draw_weights
+from helpers.features.registry import REGISTRY, EncoderEntry
 from helpers.features.stain_texture import COLUMNS as STAIN_TEXTURE_COLUMNS
 from helpers.features.stain_texture import VERSION as STAIN_TEXTURE_VERSION
 from helpers.features.stain_texture import describe_tile
+from helpers.features.weights import find_weights, read_weights
 from helpers.slides.stain import DEFAULT_BACKGROUND, MIN_OD, Stain, compute_od
 
 if TYPE_CHECKING:
@@ -170,169 +170,15 @@ def _describe_colour(tile: NDArray[np.uint8], background: tuple[float, float, fl
     return np.append(np.concatenate(moments).ravel(), stained).astype(np.float32)
 
 
-class TimmNetwork:
-    """A timm network without its classifier; tiles are resized (area or cubic) to the size it was trained with.
-
-    Parameters
-    ----------
-    name : str
-        In the registry.
-    architecture : str
-        timm's name.
-    state : dict of str to Tensor
-        Weights.
-    weights_sha256 : str
-    device : torch.device
-    size_px : int
-        Edge of the network's input.
-
-    Raises
-    ------
-    FeatureError
-        When weights and architecture do not fit.
-    """
-
-    columns: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        name: str,
-        architecture: str,
-        *,
-        state: "dict[str, torch.Tensor]",
-        weights_sha256: str,
-        device: "torch.device",
-        size_px: int = 224,
-    ) -> None:
-        import timm
-
-        self.name, self._sha, self._size, self._device = name, weights_sha256, size_px, device
-        network = timm.create_model(architecture, pretrained=False, num_classes=0)
-        _load_strictly(network, state, name)
-        self._network = network.eval().to(device)
-        self._architecture = architecture
-        self._dimension = int(cast("int", network.num_features))
-        trained_with = cast("dict[str, Any]", network.pretrained_cfg)
-        self._mean = np.asarray(trained_with["mean"], np.float32) * 255
-        self._sd = np.asarray(trained_with["std"], np.float32) * 255
-        self._lock = threading.Lock()
-
-    @property
-    def dimension(self) -> int:
-        """Numbers per tile."""
-        return self._dimension
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Architecture, weights, input size and precision."""
-        return {
-            "encoder": self.name,
-            "encoder_version": f"{self._architecture} {self._size} px",
-            "weights_sha256": self._sha,
-            "precision": "float32",
-        }
-
-    def encode(self, tiles: Tiles, context: TileContext) -> Features:
-        """Run the network; one batch at a time, whichever thread asks.
-
-        Parameters
-        ----------
-        tiles : ndarray, (n, H, W, 3), uint8
-        context : TileContext
-
-        Returns
-        -------
-        ndarray, (n, d), float32
-        """
-        import torch
-
-        batch = torch.from_numpy(np.stack([self._prepare(tile) for tile in tiles])).permute(0, 3, 1, 2)
-        with self._lock, torch.inference_mode():
-            return np.asarray(self._network(batch.to(self._device)).float().cpu().numpy(), dtype=np.float32)
-
-    def _prepare(self, tile: NDArray[np.uint8]) -> Features:
-        smaller = self._size <= min(tile.shape[:2])
-        rule = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-        resized = cv2.resize(tile, (self._size, self._size), interpolation=rule)
-        return (resized.astype(np.float32) - self._mean) / self._sd
-
-
-def _load_strictly(network: "torch.nn.Module", state: "dict[str, torch.Tensor]", name: str) -> None:
-    """Load weights; only a classifier may be left over, nothing may be missing."""
-    wanted = network.state_dict()
-    missing = sorted(set(wanted) - set(state))
-    unknown = sorted(key for key in set(state) - set(wanted) if key.split(".")[0] not in {"fc", "head", "classifier"})
-    wrong = sorted(key for key in set(wanted) & set(state) if wanted[key].shape != state[key].shape)
-    if missing or unknown or wrong:
-        msg = (
-            f"FeatureError: the weights given for '{name}' do not fit its architecture: {len(missing)} tensors missing "
-            f"(first {missing[:2]}), {len(unknown)} unknown (first {unknown[:2]}), {len(wrong)} of another shape "
-            f"(first {wrong[:2]}). Give the file that belongs to this architecture."
-        )
-        raise FeatureError(msg)
-    network.load_state_dict({key: state[key] for key in wanted})
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderEntry:
-    """One line of the registry.
-
-    Attributes
-    ----------
-    name : str
-    kind : str
-        'descriptor', 'network' or 'control'.
-    about : str
-        What it sees, in one sentence.
-    architecture : str
-        timm's name; empty for descriptors.
-    needs_weights : bool
-    licence : str
-        Of the usual weights.
-    """
-
-    name: str
-    kind: str
-    about: str
-    architecture: str = ""
-    needs_weights: bool = False
-    licence: str = "MIT (this book)"
-
-
-def _list_entries() -> tuple[EncoderEntry, ...]:
-    imagenet = "of the weights file; ImageNet weights of timm or torchvision are for research"
-    return (
-        EncoderEntry(
-            name="stain_texture",
-            kind="descriptor",
-            about="nuclei, chromatin texture, mitosis-like figures, stroma, lumina; lengths in um, stains per slide",
-        ),
-        EncoderEntry(
-            name="mean_colour",
-            kind="control",
-            about="mean and SD of colour and optical density: what stain and scanner alone give away",
-        ),
-        EncoderEntry(
-            name="resnet18", kind="network", about="512 numbers; weights from a local file", architecture="resnet18",
-            needs_weights=True, licence=imagenet,
-        ),
-        EncoderEntry(
-            name="resnet50", kind="network", about="2,048 numbers; weights from a local file", architecture="resnet50",
-            needs_weights=True, licence=imagenet,
-        ),
-        EncoderEntry(
-            name="random_resnet18",
-            kind="control",
-            about="ResNet-18 that was never trained (seeded): what architecture alone gives away",
-            architecture="resnet18",
-        ),
-    )  # fmt: skip
-
-
-REGISTRY: Mapping[str, EncoderEntry] = MappingProxyType({entry.name: entry for entry in _list_entries()})
-
-
-def make_encoder(name: str, *, weights: str | Path | None = None, device: str = "auto", seed: int = 0) -> Encoder:
+def make_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    precision: Precision = "float32",
+    compiled: bool = False,
+) -> Encoder:
     """Make an encoder ready to use.
 
     Parameters
@@ -340,11 +186,16 @@ def make_encoder(name: str, *, weights: str | Path | None = None, device: str = 
     name : str
         A key of `REGISTRY`.
     weights : str or Path, optional
-        Local file of a network's weights: `.safetensors`, or a torch file of plain tensors.
+        Local file (or its folder) of a network's weights: `.safetensors`, or a torch file of plain tensors. Without it
+        the folders of `helpers.features.weights.list_roots` are searched.
     device : str
         auto, cpu, cuda, mps; descriptors run on the CPU always.
     seed : int
         Of a `random_` control's weights.
+    precision : {'float32', 'bfloat16', 'float16', 'auto'}
+        Of a network's arithmetic.
+    compiled : bool
+        Whether networks go through torch.compile.
 
     Returns
     -------
@@ -355,21 +206,40 @@ def make_encoder(name: str, *, weights: str | Path | None = None, device: str = 
     FeatureError
         When the name is unknown, or the weights are missing, unreadable or of another architecture.
     """
+    entry = find_entry(name)
+    if not entry.architecture:
+        return _DESCRIPTORS[name]()
+    from helpers.core.device import pick_device
+
+    where = pick_device(device)
+    state, sha = _get_weights(entry, weights, seed)
+    numbers = choose_precision(precision, where)
+    return TimmNetwork(entry, state=state, weights_sha256=sha, device=where, precision=numbers, compiled=compiled)
+
+
+def find_entry(name: str) -> EncoderEntry:
+    """Return the line of the registry that bears a name.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    EncoderEntry
+
+    Raises
+    ------
+    FeatureError
+        When there is none; suggests the nearest.
+    """
     entry = REGISTRY.get(name)
     if entry is None:
         near = difflib.get_close_matches(name, REGISTRY, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         msg = f"FeatureError: encoder '{name}' is unknown; the registry holds {', '.join(REGISTRY)}.{hint}"
         raise FeatureError(msg)
-    if not entry.architecture:
-        return _DESCRIPTORS[name]()
-    if weights is None and entry.needs_weights:
-        msg = (
-            f"FeatureError: encoder '{name}' needs a weights file and none was given; it never runs on random weights. "
-            f"Set weights: {{{name}: path/to/{entry.architecture}.safetensors}} (timm's weights of that architecture)."
-        )
-        raise FeatureError(msg)
-    return _make_network(entry, weights, device=device, seed=seed)
+    return entry
 
 
 _DESCRIPTORS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
@@ -377,42 +247,7 @@ _DESCRIPTORS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
 )
 
 
-def _make_network(entry: EncoderEntry, weights: str | Path | None, *, device: str, seed: int) -> Encoder:
-    from helpers.core.device import pick_device
-
-    if weights is None:
-        state, sha = _draw_weights(entry.architecture, seed), f"random weights, seed {seed}"
-    else:
-        state, sha = _read_weights(resolve(weights), entry.name)
-    return TimmNetwork(entry.name, entry.architecture, state=state, weights_sha256=sha, device=pick_device(device))
-
-
-def _draw_weights(architecture: str, seed: int) -> "dict[str, torch.Tensor]":
-    import timm
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return timm.create_model(architecture, pretrained=False, num_classes=0).state_dict()
-
-
-def _read_weights(path: Path, name: str) -> "tuple[dict[str, torch.Tensor], str]":
-    """Read tensors and nothing else: no pickled code is run."""
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        msg = f"FeatureError: the weights of '{name}' are not at '{path}'. Put the file there, or mend its path."
-        raise FeatureError(msg)
-    try:
-        plain = path.suffix != ".safetensors"
-        state = torch.load(path, map_location="cpu", weights_only=True) if plain else load_file(path)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:160]
-        msg = f"FeatureError: weights '{path.name}' of '{name}' cannot be read as tensors: {reason}. Fetch them again."
-        raise FeatureError(msg) from None
-    tensors = cast("dict[str, torch.Tensor]", state.get("state_dict", state))
-    return tensors, hashlib.sha256(path.read_bytes()).hexdigest()
+def _get_weights(entry: EncoderEntry, weights: str | Path | None, seed: int) -> "tuple[dict[str, torch.Tensor], str]":
+    if entry.needs_weights or weights is not None:
+        return read_weights(find_weights(entry, weights), entry.name)
+    return draw_weights(entry, seed), f"random weights, seed {seed}"

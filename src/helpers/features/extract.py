@@ -5,22 +5,23 @@ precision), the whole feature spec but for what concerns the batch, and the vers
 weight or threshold therefore makes new features, and nothing else does.
 """
 
-import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from helpers.core.device import list_accelerators
 from helpers.core.errors import FeatureError
 from helpers.core.ledger import run_batch
 from helpers.core.paths import resolve
 from helpers.core.provenance import compute_key, fingerprint, list_versions
 from helpers.core.specs import FeatureSpec
-from helpers.features.encoders import Encoder, Features, TileContext, make_encoder
+from helpers.features.encoders import Encoder, Features, TileContext, Tiles, make_encoder
+from helpers.features.networks import TimmNetwork
+from helpers.features.pipeline import Feeder, Throughput, open_feeder, share_cores
 from helpers.features.store import write_features
 from helpers.slides.reader import open_slide
 from helpers.slides.stain import Stain
@@ -28,60 +29,13 @@ from helpers.slides.tilefile import TileTable, read_attribute, read_tiles
 from helpers.slides.tiling import iterate_tiles, pick_shard, use_one_thread_each
 
 STAGE = "extract_features"
-VERSION = "1"
+VERSION = "2"
 """Raised whenever the same tiles and encoder would give other features: part of every key."""
 LIBRARIES = (
     "histobook", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "h5py", "torch", "timm",
 )  # fmt: skip
-BATCH_FIELDS = ("encoders", "weights", "max_failed", "n_shown", "n_permutations")
-"""Fields of the spec that do not decide a slide's features: which other encoders run, and what the chapter draws."""
-
-
-@dataclass
-class Throughput:
-    """Seconds that decoding and encoding took, summed over threads; safe to add to from any of them.
-
-    Attributes
-    ----------
-    n_tiles : int
-    decode_s : float
-    encode_s : dict of str to float
-        By encoder.
-    """
-
-    n_tiles: int = 0
-    decode_s: float = 0.0
-    encode_s: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, *, n_tiles: int, decode_s: float, encode_s: dict[str, float]) -> None:
-        """Add what one slide took.
-
-        Parameters
-        ----------
-        n_tiles : int
-        decode_s : float
-        encode_s : dict of str to float
-        """
-        with self._lock:
-            self.n_tiles += n_tiles
-            self.decode_s += decode_s
-            for name, seconds in encode_s.items():
-                self.encode_s[name] = self.encode_s.get(name, 0.0) + seconds
-
-    def to_table(self) -> pd.DataFrame:
-        """Return ms per tile and the share of the time of each part.
-
-        Returns
-        -------
-        DataFrame
-            part, seconds, ms_per_tile, share.
-        """
-        parts = {"decode": self.decode_s, **{f"encode {name}": value for name, value in self.encode_s.items()}}
-        table = pd.DataFrame({"part": list(parts), "seconds": list(parts.values())})
-        table["ms_per_tile"] = 1000 * table["seconds"] / max(1, self.n_tiles)
-        total = table["seconds"].sum()
-        return table.assign(share=table["seconds"] / total if total else 0.0)
+BATCH_FIELDS = ("encoders", "weights", "precision", "compile_networks", "max_failed", "n_shown", "n_permutations")
+"""Fields of the spec that do not decide a slide's features, or do so through the identity of the encoder."""
 
 
 def make_encoders(spec: FeatureSpec, *, device: str = "auto") -> list[Encoder]:
@@ -108,7 +62,17 @@ def make_encoders(spec: FeatureSpec, *, device: str = "auto") -> list[Encoder]:
             "expected each encoder once, and weights only for those. Mend the profile."
         )
         raise FeatureError(msg)
-    return [make_encoder(name, weights=spec.weights.get(name), device=device, seed=spec.seed) for name in spec.encoders]
+    return [
+        make_encoder(
+            name,
+            weights=spec.weights.get(name),
+            device=device,
+            seed=spec.seed,
+            precision=spec.precision,
+            compiled=spec.compile_networks,
+        )
+        for name in spec.encoders
+    ]
 
 
 def compute_feature_key(tiles_key: str, encoder: Encoder, spec: FeatureSpec) -> str:
@@ -137,7 +101,7 @@ def extract_slide(
     spec: FeatureSpec,
     *,
     folder: Path,
-    throughput: Throughput | None = None,
+    feeder: Feeder | None = None,
 ) -> tuple[str, str]:
     """Write `features/<encoder>/<id>.h5` for every encoder whose file is missing or of another key.
 
@@ -151,8 +115,8 @@ def extract_slide(
     spec : FeatureSpec
     folder : Path
         The chapter's.
-    throughput : Throughput, optional
-        Is added to.
+    feeder : Feeder, optional
+        Of a cohort; by default everything runs in this thread.
 
     Returns
     -------
@@ -175,7 +139,7 @@ def extract_slide(
     path = resolve(path)
     _check_same_slide(path, table)
     if missing:
-        found = encode_tiles(path, table, missing, spec, throughput=throughput)
+        found = encode_tiles(path, table, missing, spec, feeder=feeder)
         for encoder in missing:
             attributes = describe_features(encoder, spec, key=keys[encoder.name])
             write_features(
@@ -217,12 +181,7 @@ def describe_features(encoder: Encoder, spec: FeatureSpec, *, key: str) -> dict[
 
 
 def encode_tiles(
-    path: Path,
-    table: TileTable,
-    encoders: Sequence[Encoder],
-    spec: FeatureSpec,
-    *,
-    throughput: Throughput | None = None,
+    path: Path, table: TileTable, encoders: Sequence[Encoder], spec: FeatureSpec, *, feeder: Feeder | None = None
 ) -> dict[str, Features]:
     """Decode the tiles of a slide once and encode them with every encoder.
 
@@ -233,29 +192,49 @@ def encode_tiles(
     table : TileTable
     encoders : sequence of Encoder
     spec : FeatureSpec
-    throughput : Throughput, optional
-        Is added to.
+    feeder : Feeder, optional
+        Of a cohort; by default everything runs in this thread.
 
     Returns
     -------
     dict of str to ndarray, (n_tiles, d), float32 or float16
         By encoder, in the order of `table`.
     """
+    feeder = Feeder(Throughput()) if feeder is None else feeder
     context = describe_context(table)
-    parts: dict[str, list[Features]] = {encoder.name: [] for encoder in encoders}
-    spent = dict.fromkeys(parts, 0.0)
-    began = time.perf_counter()
+    parts: dict[str, list[Callable[[], Features]]] = {encoder.name: [] for encoder in encoders}
     with open_slide(path, slide_id=table.slide_id, mpp=float(table.attributes["mpp_x"])) as slide:
-        for tiles in iterate_tiles(slide, table, batch_size=spec.batch_size):
+        batches = iterate_tiles(slide, table, batch_size=spec.batch_size, lend=feeder.lend)
+        for tiles in measure_waiting(batches, feeder.throughput):
             for encoder in encoders:
-                before = time.perf_counter()
-                with np.errstate(over="ignore"):  # what overflows float16 becomes infinite, which the store refuses
-                    parts[encoder.name].append(encoder.encode(tiles, context).astype(spec.stored_as))
-                spent[encoder.name] += time.perf_counter() - before
-    if throughput is not None:
-        decode_s = time.perf_counter() - began - sum(spent.values())
-        throughput.add(n_tiles=len(table.coords_l0), decode_s=decode_s, encode_s=spent)
-    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+                parts[encoder.name].append(feeder.start(encoder, tiles, context))
+    with np.errstate(over="ignore"):  # what overflows float16 becomes infinite, which the store refuses
+        return {
+            name: np.concatenate([finish().astype(spec.stored_as) for finish in blocks])
+            for name, blocks in parts.items()
+        }
+
+
+def measure_waiting(batches: Iterator[Tiles], throughput: Throughput) -> Iterator[Tiles]:
+    """Pass batches on, and add up how long each was waited for.
+
+    Parameters
+    ----------
+    batches : iterator of ndarray, (n, H, W, 3)
+    throughput : Throughput
+        Is added to.
+
+    Yields
+    ------
+    ndarray
+    """
+    while True:
+        began = time.perf_counter()
+        tiles = next(batches, None)
+        if tiles is None:
+            return
+        throughput.add(n_tiles=len(tiles), decode_s=time.perf_counter() - began)
+        yield tiles
 
 
 def describe_context(table: TileTable) -> TileContext:
@@ -313,14 +292,21 @@ def extract_cohort(
         When more than `spec.max_failed` slides failed, after all were tried.
     """
     encoders = make_encoders(spec, device=device)
+    networks = any(isinstance(encoder, TimmNetwork) for encoder in encoders)
     throughput = Throughput()
     path_of = slides.set_index("slide_id")["path"].to_dict()
 
-    def work(slide_id: str) -> tuple[str, str]:
-        tiles_path = tiles_folder / f"{slide_id}.h5"
-        return extract_slide(path_of[slide_id], tiles_path, encoders, spec, folder=folder, throughput=throughput)
+    with (
+        use_one_thread_each(workers),
+        open_feeder(encoders, throughput, devices=list_accelerators(device) if networks else []) as feeder,
+        share_cores(workers if networks else None) as share,
+    ):
 
-    with use_one_thread_each(workers):
+        def work(slide_id: str) -> tuple[str, str]:
+            share()
+            tiles_path = tiles_folder / f"{slide_id}.h5"
+            return extract_slide(path_of[slide_id], tiles_path, encoders, spec, folder=folder, feeder=feeder)
+
         table = run_batch(
             pick_shard(list(path_of), shard),
             work,

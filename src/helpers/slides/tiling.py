@@ -5,7 +5,7 @@ size, so that tiles never overlap or drift; the resolution this gives (the effec
 stored with the tiles. Every tile with some tissue is written, in raster order, with its quality; filters come later.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +200,13 @@ def read_tile(slide: Slide, plan: TilePlan | TileTable, index: int, *, out: RGB 
     return slide.read_box(box, width=plan.tile_px, height=plan.tile_px, out=out)
 
 
-def iterate_tiles(slide: Slide, plan: TilePlan | TileTable, *, batch_size: int = 64) -> Iterator[NDArray[np.uint8]]:
+def iterate_tiles(
+    slide: Slide,
+    plan: TilePlan | TileTable,
+    *,
+    batch_size: int = 64,
+    lend: Callable[[tuple[int, int, int, int]], RGB] | None = None,
+) -> Iterator[RGB]:
     """Read the tiles of a plan in raster order, in batches, so that memory stays bounded.
 
     Parameters
@@ -208,6 +214,8 @@ def iterate_tiles(slide: Slide, plan: TilePlan | TileTable, *, batch_size: int =
     slide : Slide
     plan : TilePlan or TileTable
     batch_size : int
+    lend : callable, optional
+        Returns memory for a batch of the shape it is given; by default each batch has its own.
 
     Yields
     ------
@@ -215,7 +223,8 @@ def iterate_tiles(slide: Slide, plan: TilePlan | TileTable, *, batch_size: int =
     """
     n_tiles = len(plan.coords_l0)
     for start in range(0, n_tiles, batch_size):
-        tiles = np.empty((min(batch_size, n_tiles - start), plan.tile_px, plan.tile_px, 3), np.uint8)
+        shape = (min(batch_size, n_tiles - start), plan.tile_px, plan.tile_px, 3)
+        tiles = np.empty(shape, np.uint8) if lend is None else lend(shape)
         for number, tile in enumerate(tiles):
             read_tile(slide, plan, start + number, out=tile)
         yield tiles
