@@ -119,7 +119,7 @@ def own_kernel() -> Iterator[None]:
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
         "display_name": "Python 3 (ipykernel)",
         "language": "python",
-        "env": {"MPLBACKEND": INLINE},
+        "env": {"MPLBACKEND": INLINE, "JPY_SESSION_NAME": ""},  # no person is at this kernel
     }
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="histobook-kernel-") as folder:

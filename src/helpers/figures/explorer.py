@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from helpers.figures.explorer_widget import ExplorerWidget
-    from helpers.figures.tileserver import TileServer
     from helpers.slides.tilefile import TileTable
 
 SESSION_VARIABLES = ("JPY_SESSION_NAME", "VSCODE_PID")
 """Set in the kernels that a Jupyter server or VS Code starts for a person; papermill's and nbconvert's have neither."""
 PICTURE_PX = 900
-PICTURE_COLOURS = 128
+PICTURE_COLOURS = 256
 ZOOM_LIVE = 4
 ZOOM_STATIC = 6
 """Most screen px per px of the finest level at hand."""
@@ -223,7 +222,7 @@ class Explorer:
         self.overlay = overlay
         self.outlines = [np.asarray(line, np.float32) for line in outlines]
         self.live = is_live() if live is None else live
-        self.server: TileServer = TileServer(slide, Pyramid(width=slide.width, height=slide.height))
+        self.server = TileServer(slide, Pyramid(width=slide.width, height=slide.height))
         self._view = view
         self._max_bytes = max_bytes
 
@@ -279,7 +278,8 @@ class Explorer:
             f"<style>\n{read_asset('explorer.css')}</style>",
             f'<div class="hx-fallback"><img alt="Slide {name} with its tiles" src="data:image/jpeg;base64,{picture}">',
             "<p>To zoom, trust this notebook, or open it as a page in a browser.</p></div>",
-            _hold("payload", payload), _hold("pixels", texts), f'<script class="hx-library" type="text/plain">{library}</script>',
+            _hold("payload", payload), _hold("pixels", texts),
+            f'<script class="hx-library" type="text/plain">{library}</script>',
             f"<script>\n{script}\n</script>", "</div>", "",
         ])  # fmt: skip
 
@@ -368,14 +368,15 @@ def draw_picture(image: RGB, payload: Mapping[str, Any]) -> tuple[bytes, bytes]:
     width = DOUBLE_COLUMN_MM / MM_PER_INCH
     height = min(width * 0.8, 0.74 * width * image.shape[0] / image.shape[1])
     file = io.BytesIO()
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC):  # type: ignore[arg-type]
         fig = Figure(figsize=(width, height), layout="constrained")
         ax = fig.add_subplot()
         _draw_view(ax, image, payload)
         fig.savefig(file, dpi=110, metadata={"Software": None})
     picture = Image.open(file).convert("RGB")
     png, jpeg = io.BytesIO(), io.BytesIO()
-    picture.quantize(PICTURE_COLOURS).save(png, "PNG", optimize=True)
+    palette = picture.quantize(PICTURE_COLOURS)
+    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(png, "PNG", optimize=True)
     picture.save(jpeg, "JPEG", quality=75)
     return png.getvalue(), jpeg.getvalue()
 

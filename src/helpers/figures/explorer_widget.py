@@ -1,4 +1,4 @@
-"""The explorer in a live notebook: an anywidget whose tiles come over its own comm, so no server and no port is needed."""
+"""The explorer in a live notebook: an anywidget whose tiles come over its own comm, so it needs no server and no port."""
 
 from typing import Any
 
@@ -8,7 +8,11 @@ import traitlets
 from helpers.figures.explorer import read_asset, read_library
 from helpers.figures.tileserver import TileServer
 
-WRAPPED = "const OpenSeadragon = (function (module, exports, define) {{\n{code}\nreturn module.exports;\n}}).call(window, {{exports: {{}}}});\n"
+WRAPPED = """const OpenSeadragon = (function (module, exports, define) {{
+{code}
+return module.exports;
+}}).call(window, {{exports: {{}}}});
+"""
 
 
 class ExplorerWidget(anywidget.AnyWidget):

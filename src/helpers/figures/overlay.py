@@ -8,7 +8,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -77,8 +77,8 @@ def collect_tiles(tiles: "TileTable | pd.DataFrame | str | Path", *, slide_id: s
     _check_inside(taken, slide_id, size_l0)
     if taken.columns.shape[1] > MAX_COLUMNS:
         msg = (
-            f"TileError: tiles of slide '{slide_id}' have {taken.columns.shape[1]} columns to show, at most {MAX_COLUMNS} "
-            "can be. Pass a data frame with x_l0, y_l0, edge_l0 and those you want."
+            f"TileError: tiles of slide '{slide_id}' have {taken.columns.shape[1]} columns to show, at most "
+            f"{MAX_COLUMNS} can be. Pass a data frame with x_l0, y_l0, edge_l0 and those you want."
         )
         raise TileError(msg)
     return taken
@@ -140,8 +140,8 @@ def _check_inside(tiles: Tiles, slide_id: str, size_l0: tuple[int, int]) -> None
     if outside.any():
         first = int(np.argmax(outside))
         msg = (
-            f"TileError: {int(outside.sum())} of {len(ends)} tiles leave slide '{slide_id}' of {size_l0[0]} x {size_l0[1]} "
-            f"px, first row {first} at {tuple(tiles.coords_l0[first].tolist())} with edges of {tiles.edge_l0} px. "
+            f"TileError: {int(outside.sum())} of {len(ends)} tiles leave slide '{slide_id}' of {size_l0[0]} x "
+            f"{size_l0[1]} px, first row {first} at {tuple(tiles.coords_l0[first].tolist())} with edges of {tiles.edge_l0} px. "
             "Pass the tiles of this slide, in level-0 px."
         )
         raise TileError(msg)
@@ -175,7 +175,7 @@ def code_column(
     """
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     coded = _code_numbers(values, cmap, limits) if is_number else _code_categories(values, dict(colours or {}))
-    return {"name": str(values.name), "n_missing": int(values.isna().sum()), **coded}
+    return {"name": str(values.name), "n_missing": int((unpack(coded["codes"], "u1") == 0).sum()), **coded}
 
 
 def _code_numbers(values: pd.Series, cmap: str, limits: tuple[float, float] | None) -> dict[str, Any]:

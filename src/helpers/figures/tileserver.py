@@ -91,7 +91,9 @@ class TileServer:
         name = str(message.get("request", ""))
         try:
             if not self.close.alive:
-                raise TileError(f"TileError: the explorer of slide '{self.slide.slide_id}' is closed. Run its cell again.")
+                raise TileError(
+                    f"TileError: the explorer of slide '{self.slide.slide_id}' is closed. Run its cell again."
+                )
             return {"kind": "tile", "request": name}, [self.read_tile(*_take_address(message))]
         except (HistobookError, OSError) as error:
             return {"kind": "error", "request": name, "text": str(error)}, []
@@ -128,8 +130,8 @@ def _take_address(message: Mapping[str, Any]) -> tuple[int, int, int]:
     parts = tuple(message.get(part) for part in ("level", "column", "row"))
     if message.get("kind") != "tile" or not all(isinstance(part, int) and not isinstance(part, bool) for part in parts):
         msg = (
-            f"TileError: a request of kind {message.get('kind')!r} for level, column, row {parts}, expected kind 'tile' "
-            "and three whole numbers. The page and the kernel may be of two versions: reload the page."
+            f"TileError: a request of kind {message.get('kind')!r} for level, column, row {parts}, expected kind "
+            "'tile' and three whole numbers. The page and the kernel may be of two versions: reload the page."
         )
         raise TileError(msg)
     level, column, row = parts

@@ -187,7 +187,7 @@ def encode_jpeg(pixels: RGB, *, quality: int = QUALITY) -> bytes:
 
 
 def encode_pyramid(slide: Slide, pyramid: Pyramid, *, max_bytes: int) -> dict[tuple[int, int, int], bytes]:
-    """Return the coarse part of a pyramid as JPEGs: whole levels, from the coarsest, as fine as a number of bytes allows.
+    """Return the coarse part of a pyramid as JPEGs: whole levels, from the coarsest, as many as bytes allow.
 
     Parameters
     ----------

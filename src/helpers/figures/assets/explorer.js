@@ -17,6 +17,20 @@ function hxElement(tag, name, parent, properties = {}) {
   return element;
 }
 
+const HX_ICONS = {
+  out: "M3 8h10", in: "M3 8h10M8 3v10", home: "M2.5 8 8 3l5.5 5M4.2 7v6h7.6V7",
+  full: "M3 6.2V3h3.2M9.8 3H13v3.2M13 9.8V13H9.8M6.2 13H3V9.8",
+};
+
+function hxDrawIcon(path) {
+  const space = "http" + "://www.w3.org/2000/svg";   // a name, never fetched
+  const icon = document.createElementNS(space, "svg"), line = document.createElementNS(space, "path");
+  for (const [name, value] of Object.entries({ viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": true })) icon.setAttribute(name, value);
+  for (const [name, value] of Object.entries({ d: path, fill: "none", stroke: "currentColor", "stroke-width": 1.6 })) line.setAttribute(name, value);
+  icon.append(line);
+  return icon;
+}
+
 function hxFormat(value) {
   if (!Number.isFinite(value)) return "no value";
   if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
@@ -99,7 +113,7 @@ function hxMakeSource(OSD, slide, fetchTile) {
 function mountExplorer(root, payload, fetchTile, OSD) {
   const slide = payload.slide, tiles = hxReadTiles(payload.tiles);
   const outlines = payload.outlines.map((line) => hxDecode(line, Float32Array));
-  const state = { column: payload.column, opacity: payload.opacity, outlines: true, hover: -1 };
+  const state = { column: payload.column, opacity: payload.opacity, outlines: true, hover: -1, touched: false };
   const ui = hxBuild(root, payload, tiles, outlines.length > 0);
   const viewer = OSD({
     element: ui.stage, tileSources: hxMakeSource(OSD, slide, fetchTile), drawer: "canvas",
@@ -109,9 +123,12 @@ function mountExplorer(root, payload, fetchTile, OSD) {
     maxZoomPixelRatio: slide.max_zoom, minZoomImageRatio: 0.7, visibilityRatio: 0.3, immediateRender: true,
     timeout: 600000, tileRetryMax: 1, imageLoaderLimit: 6, placeholderFillStyle: "#f3f3f3",
   });
+  viewer.Point = OSD.Point;
   const draw = () => hxDraw(viewer, ui, slide, tiles, outlines, state);
   viewer.addHandler("open", () => { viewer.canvas.append(ui.canvas); draw(); });
-  for (const event of ["update-viewport", "resize"]) viewer.addHandler(event, draw);
+  viewer.addHandler("update-viewport", draw);
+  viewer.addHandler("resize", () => { if (!state.touched) requestAnimationFrame(() => viewer.viewport?.goHome(true)); draw(); });
+  for (const event of ["pointerdown", "wheel", "keydown"]) root.addEventListener(event, () => { state.touched = true; });
   viewer.addHandler("tile-load-failed", (event) => ui.say(event.message));
   hxConnect(root, viewer, ui, tiles, state, draw);
   return () => { viewer.destroy(); root.replaceChildren(); };
@@ -138,9 +155,10 @@ function hxBuild(root, payload, tiles, hasOutlines) {
     label.append(" outline");
   }
   const buttons = hxElement("span", "hx-buttons", bar);
-  const names = { out: ["−", "zoom out (key -)"], in: ["+", "zoom in (key +)"], home: ["⌂", "whole slide (key 0)"], full: ["⛶", "full screen (key f)"] };
-  for (const [name, [text, title]] of Object.entries(names)) {
-    ui[name] = hxElement("button", "", buttons, { type: "button", textContent: text, title, ariaLabel: title });
+  const titles = { out: "zoom out (key -)", in: "zoom in (key +)", home: "whole slide (key 0)", full: "full screen (key f)" };
+  for (const [name, title] of Object.entries(titles)) {
+    ui[name] = hxElement("button", "", buttons, { type: "button", title, ariaLabel: title });
+    ui[name].append(hxDrawIcon(HX_ICONS[name]));
   }
   const frame = hxElement("div", "hx-frame", root);
   frame.style.height = `${payload.height_px}px`;
@@ -206,10 +224,9 @@ function hxHover(event, viewer, ui, tiles, state, draw) {
   const found = hxFindTile(tiles, (at.x - place.left) / place.scale, (at.y - place.top) / place.scale);
   if (found !== state.hover) { state.hover = found; draw(); hxTell(ui, tiles, state); }
   ui.tip.hidden = found < 0 || event.buttons > 0;
-  const flipX = at.x > frame.width / 2, flipY = at.y > frame.height / 2;
-  ui.tip.style.transform = `translate(${flipX ? "-100%" : "0"}, ${flipY ? "-100%" : "0"})`;
-  ui.tip.style.left = `${at.x + (flipX ? -14 : 14)}px`;
-  ui.tip.style.top = `${at.y + (flipY ? -10 : 10)}px`;
+  const beyond = at.x + 18 + ui.tip.offsetWidth > frame.width;
+  ui.tip.style.left = `${Math.max(4, beyond ? at.x - 14 - ui.tip.offsetWidth : at.x + 14)}px`;
+  ui.tip.style.top = `${Math.max(4, Math.min(at.y + 10, frame.height - ui.tip.offsetHeight - 4))}px`;
 }
 
 function hxTell(ui, tiles, state) {
@@ -227,9 +244,8 @@ function hxTell(ui, tiles, state) {
 // ---- drawing over the slide
 
 function hxPlace(viewer, item) {
-  const OSDPoint = viewer.viewport.getCenter().constructor;
-  const start = item.imageToViewerElementCoordinates(new OSDPoint(0, 0));
-  const end = item.imageToViewerElementCoordinates(new OSDPoint(1000, 0));
+  const start = item.imageToViewerElementCoordinates(new viewer.Point(0, 0));
+  const end = item.imageToViewerElementCoordinates(new viewer.Point(1000, 0));
   return { left: start.x, top: start.y, scale: (end.x - start.x) / 1000 };   // screen px per level-0 px
 }
 
@@ -242,6 +258,7 @@ function hxDraw(viewer, ui, slide, tiles, outlines, state) {
     Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
   }
   const pen = canvas.getContext("2d"), place = hxPlace(viewer, item);
+  if (!(place.scale > 0 && Number.isFinite(place.scale))) return;   // not laid out yet
   pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, canvas.width, canvas.height);
   const view = { left: place.left * ratio, top: place.top * ratio, scale: place.scale * ratio, width: canvas.width, height: canvas.height, ratio };
@@ -301,7 +318,7 @@ function hxDrawBox(pen, view, tiles, i) {
 
 function hxDrawScale(element, pxPerUm) {
   const rough = 110 / pxPerUm, power = 10 ** Math.floor(Math.log10(rough));
-  const um = [5, 2, 1].map((step) => step * power).find((length) => length <= rough);
+  const um = [5, 2, 1].map((step) => step * power).find((length) => length <= rough * 1.001);
   element.textContent = hxLength(Number(um.toPrecision(1)));
   element.style.width = `${um * pxPerUm}px`;
 }

@@ -23,7 +23,9 @@ async function hxStart(root) {
     const blob = text ? Promise.resolve(new Blob([hxDecode(text, Uint8Array)], { type: "image/jpeg" })) : Promise.reject(new Error("tile not in the page"));
     return { blob, cancel: () => {} };
   };
-  mountExplorer(root, payload, fetchTile, OSD);
+  const place = document.createElement("div");
+  root.querySelector(".hx-fallback").replaceWith(place);
+  mountExplorer(place, payload, fetchTile, OSD);
 }
 
 for (const root of document.querySelectorAll(".histobook-explorer:not([data-mounted])")) {
