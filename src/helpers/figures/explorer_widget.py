@@ -1,4 +1,4 @@
-"""The explorer in a live notebook: an anywidget whose tiles come over its own comm, so it needs no server and no port."""
+"""The explorer in a live notebook: an anywidget whose tiles come over its own comm, with no server and no port."""
 
 from typing import Any
 

@@ -141,8 +141,8 @@ def _check_inside(tiles: Tiles, slide_id: str, size_l0: tuple[int, int]) -> None
         first = int(np.argmax(outside))
         msg = (
             f"TileError: {int(outside.sum())} of {len(ends)} tiles leave slide '{slide_id}' of {size_l0[0]} x "
-            f"{size_l0[1]} px, first row {first} at {tuple(tiles.coords_l0[first].tolist())} with edges of {tiles.edge_l0} px. "
-            "Pass the tiles of this slide, in level-0 px."
+            f"{size_l0[1]} px, first row {first} at {tuple(tiles.coords_l0[first].tolist())} with edges of "
+            f"{tiles.edge_l0} px. Pass the tiles of this slide, in level-0 px."
         )
         raise TileError(msg)
 
