@@ -260,9 +260,9 @@ from helpers.figures import explore
 name, row = odd.index[0], slides.set_index("slide_id").loc[odd.index[0]]
 stated = None if "mpp" not in row or pd.isna(row["mpp"]) else float(row["mpp"])
 table = read_tiles(run.store / "tiles" / f"{name}.h5")
-flagged = table.qc.assign(flag=tiles.loc[tiles["slide_id"] == name, "flag"].to_numpy())
+table = replace(table, qc=table.qc.assign(flag=tiles.loc[tiles["slide_id"] == name, "flag"].to_numpy()))
 with open_slide(resolve(row["path"]), slide_id=name, mpp=stated, fallback_mpp=spec.fallback_mpp) as slide:
-    explorer = explore(slide, tiles=replace(table, qc=flagged), column="flag", colours={"flag": FLAGS}, opacity=0.35)
+    explorer = explore(slide, tiles=table, column="flag", colours={"flag": FLAGS}, opacity=0.35)
 explorer
 
 # %% [markdown]

@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image
 
 from helpers import figures
-from helpers.core.errors import SlideError, TileError
+from helpers.core.errors import ResolutionError, SlideError, TileError
 from helpers.figures import explorer as module
 from helpers.figures.explorer import explore, is_live, read_asset, read_library
 from helpers.figures.overlay import unpack
@@ -114,6 +114,15 @@ def test_an_open_slide_may_be_closed_afterwards_and_keeps_its_resolution(path):
 def test_what_is_not_there_is_named(path, frame, options, text):
     with pytest.raises(TileError, match=text):
         explore(path, **{"tiles": frame, **options})
+
+
+def test_a_slide_without_a_resolution_asks_for_one(tmp_path):
+    path = tmp_path / "S-2.svs"
+    write_pyramid(path, draw_image()[:600, :600], mpp=None, downsamples=(4,))
+    with pytest.raises(ResolutionError, match="Set fallback_mpp"):
+        explore(path)
+    slide = explore(path, fallback_mpp=0.25).describe()["slide"]
+    assert (slide["mpp_x"], slide["about"]) == (0.25, "600 × 600 px at 0.25 µm/px (fallback_mpp)")
 
 
 def test_a_missing_slide_is_named(tmp_path):

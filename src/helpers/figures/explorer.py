@@ -56,6 +56,7 @@ def explore(
     opacity: float = 0.5,
     height_px: int = 520,
     max_mb: float = 1.5,
+    fallback_mpp: float | None = None,
     live: bool | None = None,
 ) -> "Explorer":
     """Show a slide to zoom into, with its tiles coloured by a column.
@@ -83,6 +84,8 @@ def explore(
         Of the viewer, screen px.
     max_mb : float
         Most megabytes of JPEG that a page holds of the slide; a page shows the slide as finely as they allow.
+    fallback_mpp : float, optional
+        Used where `slide` is a path and the file states no resolution, um per px; the viewer says so.
     live : bool, optional
         Ask the kernel for pixels. By default where a Jupyter server or VS Code started the kernel.
 
@@ -98,7 +101,7 @@ def explore(
     TileError
         When the tiles do not fit the slide, or no such column is there.
     """
-    own = _open_own(slide)
+    own = _open_own(slide, fallback_mpp)
     try:
         size = (own.width, own.height)
         taken = None if tiles is None else collect_tiles(tiles, slide_id=own.slide_id, size_l0=size)
@@ -115,9 +118,9 @@ def explore(
         raise
 
 
-def _open_own(slide: Slide | str | Path) -> Slide:
+def _open_own(slide: Slide | str | Path, fallback_mpp: float | None) -> Slide:
     if not isinstance(slide, Slide):
-        return open_slide(resolve(slide), slide_id=Path(slide).stem)
+        return open_slide(resolve(slide), slide_id=Path(slide).stem, fallback_mpp=fallback_mpp)
     source = open_source(slide.path, slide.slide_id)
     return Slide(slide_id=slide.slide_id, path=slide.path, source=source, resolution=slide.resolution)
 
@@ -402,15 +405,14 @@ def _pick_length(width_um: float) -> float:
 
 
 def _draw_tiles(ax: "Axes", overlay: Mapping[str, Any], column: Mapping[str, Any], opacity: float) -> None:
-    from matplotlib.collections import PatchCollection
+    from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
-    from matplotlib.patches import Rectangle
 
     x, y = unpack(overlay["x"], "<i4"), unpack(overlay["y"], "<i4")
     palette = [(0.0, 0.0, 0.0, 0.0), *(to_rgba(colour, opacity) for colour in column["colours"])]
     faces = [palette[code] for code in unpack(column["codes"], "u1")]
-    boxes = [Rectangle(corner, *overlay["edge"]) for corner in zip(x, y, strict=True)]
-    ax.add_collection(PatchCollection(boxes, facecolor=faces, edgecolor="none", gid="tiles"))
+    corners = np.stack([x, y], axis=1)[:, None] + np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * overlay["edge"]
+    ax.add_collection(PolyCollection(corners, facecolor=faces, edgecolor="none", gid="tiles"))  # type: ignore[arg-type]
     _draw_legend(ax, column)
 
 

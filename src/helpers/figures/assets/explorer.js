@@ -2,6 +2,7 @@
 // `mountExplorer` is called by explorer_widget.js (tiles from the kernel) or explorer_static.js (tiles in the page).
 
 const HX_STEP = 0.1;        // of opacity, per key press
+const HX_DASH_PX = 6;       // tiles without a value are dashed above this size, left blank below
 const HX_GRID_PX = 24;      // tiles larger than this on screen get a hairline
 
 function hxDecode(text, Kind) {
@@ -276,7 +277,8 @@ function hxEdges(view, tiles, i) {                 // whole px, so that neighbou
 }
 
 function hxDrawTiles(pen, view, tiles, state) {
-  const column = tiles.columns[state.column], grid = tiles.width * view.scale > HX_GRID_PX * view.ratio;
+  const column = tiles.columns[state.column], size = tiles.width * view.scale / view.ratio;
+  const grid = size > HX_GRID_PX, dashed = size > HX_DASH_PX;
   pen.lineWidth = view.ratio;
   for (let i = 0; i < tiles.x.length; i++) {
     const [left, top, width, height] = hxEdges(view, tiles, i);
@@ -287,7 +289,7 @@ function hxDrawTiles(pen, view, tiles, state) {
       pen.fillStyle = colour;
       pen.fillRect(left, top, width, height);
     }
-    if (grid || !colour) {
+    if (grid || (dashed && !colour)) {
       pen.globalAlpha = grid ? 0.75 : 0.4;
       pen.strokeStyle = colour || "#555";
       pen.setLineDash(colour ? [] : [3 * view.ratio, 3 * view.ratio]);
