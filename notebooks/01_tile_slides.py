@@ -246,6 +246,26 @@ if run.shard == (1, 1):  # a page of all slides; where the work is cut into shar
     print(f"every slide on one page: qc/{page.name}")
 
 # %% [markdown]
+# ## Zoom into the oddest slide
+#
+# A thumbnail shows that tiles are flagged; only the pixels show whether rightly so.
+# Drag and use the wheel (after a click) or the keys `+`, `-` and the arrows; choose another column above; point at a tile for its numbers.
+# In JupyterLab the kernel sends the pixels that you look at, down to the finest; this page, as it was built, holds what fits into 1.5 MB and needs neither kernel nor network.
+
+# %%
+from dataclasses import replace
+
+from helpers.figures import explore
+
+name, row = odd.index[0], slides.set_index("slide_id").loc[odd.index[0]]
+stated = None if "mpp" not in row or pd.isna(row["mpp"]) else float(row["mpp"])
+table = read_tiles(run.store / "tiles" / f"{name}.h5")
+table = replace(table, qc=table.qc.assign(flag=tiles.loc[tiles["slide_id"] == name, "flag"].to_numpy()))
+with open_slide(resolve(row["path"]), slide_id=name, mpp=stated, fallback_mpp=spec.fallback_mpp) as slide:
+    explorer = explore(slide, tiles=table, column="flag", colours={"flag": FLAGS}, opacity=0.35)
+explorer
+
+# %% [markdown]
 # ## What colour are the stains?
 #
 # Macenko's method finds, per slide, the two directions in optical density along which haematoxylin and eosin absorb.

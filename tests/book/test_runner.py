@@ -150,6 +150,16 @@ def test_figures_stand_in_the_page_whatever_backend_the_shell_asks_for(toy_book,
     assert "image/png" in (job.folder / "notebook.ipynb").read_text()
 
 
+def test_a_run_started_from_a_notebook_is_no_live_notebook(toy_book, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/00_count_cases.py")
+    monkeypatch.setenv("VSCODE_PID", "7")
+    line = "from helpers.figures.explorer import is_live; print('live:', is_live()); share = 1 /"
+    edit(toy_book / "notebooks" / "00_count_cases.py", "share = 1 /", line)
+    job = plan_job("00", "toy")
+    run_job(job)
+    assert "live: False" in (job.folder / "notebook.ipynb").read_text()
+
+
 def test_an_error_that_names_its_kind_is_not_named_twice():
     assert describe_error("SpecError", "SpecError: no") == "SpecError: no"
     assert describe_error("KeyError", "'a'") == "KeyError: 'a'"

@@ -28,6 +28,8 @@ ENGINE = "histobook"
 KERNEL = "python3"
 INLINE = "module://matplotlib_inline.backend_inline"
 """Figures stand in the page, also where a user's shell asks for another backend (MPLBACKEND, as on many clusters)."""
+NOBODY = {"JPY_SESSION_NAME": "", "VSCODE_PID": ""}
+"""No person is at this kernel, also where one started the run from a notebook: a page must hold what it shows."""
 PROGRESS_LINE = re.compile(r"\d+%\|.*\||\d+it \[")
 NARROW_TERMINAL = 60
 
@@ -119,7 +121,7 @@ def own_kernel() -> Iterator[None]:
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
         "display_name": "Python 3 (ipykernel)",
         "language": "python",
-        "env": {"MPLBACKEND": INLINE},
+        "env": {"MPLBACKEND": INLINE, **NOBODY},
     }
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="histobook-kernel-") as folder:
