@@ -123,6 +123,14 @@ def test_signatures_name_only_genes_of_the_table(cohort: Path) -> None:
         tabulate_signatures(["A", "B"], pd.DataFrame({"pathway": ["X", "Y"]}))
 
 
+def test_linear_rna_is_logged_and_the_summary_says_so(cohort: Path) -> None:
+    long = pd.read_parquet(cohort / "expression.parquet").assign(unit="tpm")
+    long.to_parquet(cohort / "expression.parquet")
+    assert "RNA in tpm is written as log2(x + 1)" in convert(cohort)
+    rna = pd.read_csv(cohort / "out/datasets_csv/raw_rna_data/toy/rna_clean.csv", index_col=0)
+    assert rna.loc["C2", "MKI67"] == pytest.approx(np.log2(6.5))
+
+
 def test_folds_are_survpaths_train_and_val(cohort: Path) -> None:
     convert(cohort)
     folder = cohort / "out/splits/2foldcv/toy"

@@ -202,6 +202,8 @@ def _select_rna(expression: pd.DataFrame, cases: pd.DataFrame, remarks: list[str
         raise SchemaError(msg)
     lost = len(cases) - len(order)
     remarks += [f"{lost} cases have no expression: SurvPath leaves them out itself"] if lost else []
+    linear = sorted(set(expression["unit"]) - {"log2"})
+    remarks += [f"RNA in {', '.join(linear)} is written as log2(x + 1)"] if linear else []
     return widen_expression(expression[expression["case_id"].isin(order)], case_ids=order)
 
 
