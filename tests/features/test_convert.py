@@ -247,6 +247,15 @@ def test_clams_patches_may_state_the_resolution(tmp_path: Path) -> None:
     assert read_features(tmp_path / "out/S-1.h5").coords_um == pytest.approx(COORDS * MPP, rel=1e-6)
 
 
+def test_a_bare_mpp_counts_only_for_tiles_of_level_0(tmp_path: Path) -> None:
+    write_clam(tmp_path / "level1", patches=tmp_path / "level1/patches", mpp=2 * MPP)
+    with pytest.raises(RunError, match="states no resolution; stamp wants um"):
+        convert(tmp_path / "level1", "stamp", tmp_path / "out")
+    write_clam(tmp_path / "level0", patches=tmp_path / "level0/patches", mpp=MPP, patch_level=0, downsample=(1.0, 1.0))
+    convert(tmp_path / "level0", "stamp", tmp_path / "out")
+    assert read_features(tmp_path / "out/S-1.h5").attributes["tile_size_um"] == pytest.approx(253 * MPP)
+
+
 def test_clams_patches_elsewhere_are_named(tmp_path: Path) -> None:
     path = write_clam(tmp_path / "features", patches=tmp_path / "far/away/patches")
     assert "patch_size" not in read_features(path).attributes
@@ -337,6 +346,9 @@ def test_um_to_px_asks_for_the_resolution_of_level_0(tmp_path: Path) -> None:
     write_stamp(tmp_path / "in/S-1.h5")
     with pytest.raises(RunError, match=r"S-1: FeatureError: slide 'S-1' has its tiles in um; trident wants px.*--mpp"):
         convert(tmp_path / "in", "trident", tmp_path / "out")
+    with pytest.raises(RunError, match="has its tiles in um; clam wants px"):
+        convert(tmp_path / "in", "clam", tmp_path / "out")
+    assert not (tmp_path / "out/pt_files").exists()
     write_trident(tmp_path / "px/S-1.h5")
     with pytest.raises(RunError, match="tiles in px of level 0 and states no resolution; stamp wants um.*--mpp"):
         convert(tmp_path / "px", "stamp", tmp_path / "out")

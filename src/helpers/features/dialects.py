@@ -141,7 +141,8 @@ def _read_number(attributes: Mapping[str, Any], *names: str) -> float | None:
 
 
 def _settle_mpp(attributes: Mapping[str, Any], given: float | None, slide_id: str) -> tuple[float, float] | None:
-    along_x = _read_number(attributes, "mpp_x", "level0_mpp", "mpp")
+    names = ("mpp_x", "level0_mpp", *(("mpp",) if attributes.get("patch_level") == 0 else ()))
+    along_x = _read_number(attributes, *names)  # a bare mpp may be the tiles': it counts where they are of level 0
     if along_x is None:
         return None if given is None else (given, given)
     along_y = _read_number(attributes, "mpp_y")
