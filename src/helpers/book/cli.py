@@ -201,6 +201,38 @@ def fetch_encoder(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of feature files of one encoder, or one file; any dialect.")],
+    to: Annotated[str, typer.Option("--to", help="clam, stamp, trident, survpath or histobook.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new files.")],
+    mpp: Annotated[
+        float | None, typer.Option("--mpp", min=0.01, max=100, help="um per px of level 0, where files state none.")
+    ] = None,
+    slides: Annotated[
+        Path | None, typer.Option("--slides", help="slides.csv; its column mpp gives each slide's resolution.")
+    ] = None,
+    patches: Annotated[
+        Path | None, typer.Option("--patches", help="Folder of CLAM's or TRIDENT's coordinates.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Name of the encoder to write.")] = None,
+    cases: Annotated[Path | None, typer.Option("--cases", help="survpath: cases.csv.")] = None,
+    expression: Annotated[Path | None, typer.Option("--expression", help="survpath: expression.parquet.")] = None,
+    signatures: Annotated[
+        Path | None, typer.Option("--signatures", help="survpath: one column of genes per signature.")
+    ] = None,
+    splits: Annotated[Path | None, typer.Option("--splits", help="survpath: splits.csv.")] = None,
+    study: Annotated[str, typer.Option("--study", help="survpath: name of the study in file names.")] = "study",
+    workers: WorkersOption = 2,
+) -> None:
+    """Write feature files in another tool's form; each slide fails alone, and nothing is overwritten."""
+    from helpers.features.survpath import convert_cohort
+
+    tables = {"cases": cases, "expression": expression, "signatures": signatures, "splits": splits}
+    options = {"encoder": encoder, "patches": patches, "workers": workers}
+    print(convert_cohort(source, to=to, out=out, mpp=mpp, slides=slides, study=study, tables=tables, **options))
+
+
+@app.command()
 def validate(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many phantom cohorts, of consecutive seeds.")] = 10,
     workers: WorkersOption = 2,
