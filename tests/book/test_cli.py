@@ -57,8 +57,8 @@ def test_nothing_is_fetched_before_the_licences_are_accepted(tmp_path):
 def test_encoders_say_what_they_need():
     said = call("encoders").stdout
     assert "stain_texture" in said
-    assert "no weights" in said
-    assert "weights from a local file" in said
+    assert "needs weights" not in said, "the list is no error message"
+    assert "weights MahmoodLab/UNI2-h: not here; CC-BY-NC-ND-4.0" in said
 
 
 def test_an_unknown_phantom_parameter_is_an_error(tmp_path):
@@ -70,3 +70,10 @@ def test_an_unknown_phantom_parameter_is_an_error(tmp_path):
 
 def test_an_unknown_command_is_not_silently_accepted():
     assert call("bok").returncode != 0
+
+
+def test_fetching_an_unknown_encoder_suggests_one(tmp_path):
+    done = call("encoders", "fetch", "resnet5", "--to", str(tmp_path))
+    assert done.returncode == 1
+    assert "Did you mean 'resnet50'?" in done.stderr
+    assert not list(tmp_path.iterdir())
