@@ -25,6 +25,7 @@ workers: int = 2                           # run parameter: threads
 device: str = "auto"                       # run parameter: where networks run
 encoders: list = ["stain_texture", "mean_colour"]  # read in one decode pass
 weights: dict = {}                         # local weights file of each network, by encoder name
+stain_normalisation: str = "none"          # done to the tiles that networks see: none, macenko or reinhard
 precision: str = "auto"                    # arithmetic of networks; auto is bfloat16 where the device is made for it
 compile_networks: bool = False             # run networks through torch.compile first: minutes at the start
 stored_as: str = "float32"                 # precision of the stored features
@@ -32,6 +33,7 @@ batch_size: int = 64                       # tiles per batch
 seed: int = 20261                          # of samples shown, probe folds and random controls
 n_shown: int = 400                         # tiles drawn in the PCA
 n_permutations: int = 99                   # relabellings behind the null of the site probe
+n_normalised: int = 8                      # tiles per slide in the probe before and after normalisation; 0: none
 max_failed: int = 0                        # slides that may fail before the chapter stops
 
 # %%
@@ -72,15 +74,17 @@ assert len(slides) > 0, "chapter 01 tiled no slide, so there is nothing to encod
 # A network without a weights file is an error, not an invitation to random numbers: random weights exist only under the name of a control.
 
 # %%
-from helpers.features.encoders import REGISTRY
+from helpers.features.registry import REGISTRY, describe_entry
 
-table = pd.DataFrame(
-    [{"encoder": entry.name, "kind": entry.kind, "used here": entry.name in spec.encoders, "what it is": entry.about}
-     for entry in REGISTRY.values()]
-)
-table.style.hide(axis="index")
+table = pd.DataFrame([{**describe_entry(entry), "used here": entry.name in spec.encoders} for entry in REGISTRY.values()])
+run.save_table(table, "encoders")
+table[["encoder", "kind", "dimension", "input", "mpp", "licence", "used here", "about"]].style.hide(axis="index")
 
 # %% [markdown]
+# Read the column *mpp* before you choose: a network sees µm through the pixels it was trained with, and tiles of another resolution show it nuclei of another size.
+# *Licence* is that of the weights, and the strictest ones forbid more than selling.
+# Pathology models are fetched once, on a machine with internet, by `histobook encoders fetch`; the folder may then be carried anywhere.
+#
 # `stain_texture` is a descriptor made by hand: every length in it is in µm and every stain is measured with the slide's own vectors, so that a tile scanned at 0.25 µm/px in one hospital and at 0.50 in another means the same.
 # `mean_colour` is its control: what colour alone gives away, which is mostly who stained and scanned the slide.
 #
@@ -162,12 +166,17 @@ assert all(file.is_file() for paths in files.values() for file in paths), "a sli
 
 # %%
 timing = throughput.to_table()
+timing["tiles_per_s_alone"] = 1000 * workers / timing["ms_per_tile"].where(timing["ms_per_tile"] > 0)
 run.save_table(timing, "throughput")
 if throughput.n_tiles:
-    print(f"{throughput.n_tiles / wall:.0f} tiles per second on {workers} threads")
-timing.style.format({"seconds": "{:.1f}", "ms_per_tile": "{:.2f}", "share": "{:.0%}"}).hide(axis="index")
+    busiest = timing.sort_values("seconds").iloc[-1]
+    print(f"{throughput.n_tiles / wall:.0f} tiles per second on {workers} threads; most of the time goes to: {busiest['part']} ({busiest['share']:.0%})")
+timing.style.format({"seconds": "{:.1f}", "ms_per_tile": "{:.2f}", "share": "{:.0%}", "tiles_per_s_alone": "{:,.0f}"}).hide(axis="index")
 
 # %% [markdown]
+# The last column is the bound: the speed of the book if that part were all there is to do.
+# Where a network runs on an accelerator two more rows appear, who waited for whom; on a CPU everything shares the cores and nobody waits.
+#
 # ## Look at the tiles as the encoder sees them
 #
 # We draw the same number of tiles from each slide, without marker ink, folds and blur, and project their features on the two main directions.
@@ -249,6 +258,37 @@ if len(probes):
 # A high bar is no error in the features: stains and scanners do differ, and a good encoder of colour must see it.
 # It is the reason why every later split keeps a site whole, why permutations stay within sites, and why an external site is the only test that counts.
 
+# %% [markdown]
+# ## Does stain normalisation help?
+#
+# A normaliser brings the colours of all sites together, so the obvious hope is that the site can no longer be told.
+# We take the same few tiles of every slide as scanned, after Macenko and after Reinhard, and ask the same classifier again.
+
+# %%
+from helpers.features.probe import encode_normalised
+
+stained = known[[("stain_method" in read_tiles(tiling / "tiles" / f"{slide_id}.h5").attributes) for slide_id in known["slide_id"]]]
+rows = []
+if spec.n_normalised and len(usable) >= 2:
+    seeing = [maker for maker in makers if not maker.needs_stains]
+    averages = encode_normalised(stained, seeing, tiles_folder=tiling / "tiles", n_tiles=spec.n_normalised, workers=workers) if seeing else {}
+    for (encoder, version), means in averages.items():
+        probe = probe_site(means, list(stained["site"]), list(stained["case_id"]), rng=np.random.default_rng(spec.seed), n_permutations=spec.n_permutations)
+        rows.append({"encoder": f"{encoder}, {version}", **probe})
+normalised = pd.DataFrame(rows)
+normalised.round(3)
+
+# %%
+if len(normalised):
+    fig, (ax,) = style.new_figure(width_mm=110, height_mm=22 + 8 * len(normalised))
+    plot_probe(normalised, ax=ax)
+    run.save_figure(fig, "site_probe_normalised", table=normalised)
+
+# %% [markdown]
+# Compare the bars of one encoder: what falls was colour, what stays is sharpness, noise, resolution and the patients themselves.
+# An encoder that unmixes the slide's own stains (`stain_texture`) does not stand here, because it sees the same before and after.
+# Normalisation is therefore a choice (`stain_normalisation`), not a cure, and it is no substitute for splits that keep a site whole.
+
 # %%
 run.finish()
 
@@ -258,7 +298,7 @@ run.finish()
 # Every tiled slide has one row per tile and encoder, in raster order, with the coordinates and the quality columns beside it, so that thresholds can change without a second extraction.
 # How fast it went and what it waited for stands in the throughput table; how loudly the site speaks stands in the probe.
 #
-# **What would change it.** Another encoder (one name in the profile, one weights file); stain normalisation, which the probe would show at once.
+# **What would change it.** Another encoder (one name in the profile, one folder of weights); stain normalisation, whose effect on the probe stands above.
 #
 # **Next.** Chapter 03 predicts a proliferation score from these features, and tries to prove itself wrong.
 #

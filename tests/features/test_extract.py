@@ -1,16 +1,19 @@
 """Extraction: one decode pass, reuse by key, slides that fail alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.core.errors import FeatureError, RunError
+from helpers.core.errors import FeatureError, RunError, StainError
 from helpers.core.specs import FeatureSpec, TilingSpec
 from helpers.features.encoders import REGISTRY, TileContext, make_encoder
 from helpers.features.extract import extract_cohort, extract_slide, make_encoders
+from helpers.features.networks import TimmNetwork
 from helpers.features.store import read_features
+from helpers.slides.audit import fit_slide_normaliser
 from helpers.slides.reader import open_slide
 from helpers.slides.tilefile import read_tiles
 from helpers.slides.tiling import read_tile, tile_cohort
@@ -138,3 +141,60 @@ def test_weights_for_nobody_are_refused() -> None:
 def test_missing_tiles_name_the_chapter(cohort: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="Run chapter 01"):
         extract_slide(cohort["path"][0], tmp_path / "no.h5", [], SPEC, folder=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_networks_see_normalised_tiles_and_what_unmixes_stains_sees_them_as_scanned(
+    cohort: pd.DataFrame, tmp_path: Path, method: str
+) -> None:
+    run(cohort, SPEC, tmp_path)
+    names = ("stain_texture", "mean_colour")
+    plain = {name: read_features(tmp_path / "02" / "features" / name / "S-1.h5") for name in names}
+    spec = SPEC.model_copy(update={"stain_normalisation": method})
+    assert (run(cohort, spec, tmp_path)["status"] == "ok").all(), "another normalisation is another key"
+    table = read_tiles(tmp_path / "01" / "tiles" / "S-1.h5")
+    found = {name: read_features(tmp_path / "02" / "features" / name / "S-1.h5") for name in names}
+    assert np.array_equal(found["stain_texture"].features, plain["stain_texture"].features)
+    with open_slide(cohort["path"][0], slide_id="S-1") as slide:
+        tiles = np.stack([read_tile(slide, table, 7)])
+    expected = fit_slide_normaliser(cohort["path"][0], table, method).apply(tiles)
+    assert not np.array_equal(expected, tiles)
+    assert found["mean_colour"].features[7, :3] == pytest.approx(expected.reshape(-1, 3).mean(axis=0) / 255, abs=1e-5)
+
+
+def test_a_slide_without_stains_cannot_be_normalised(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    table = read_tiles(tmp_path / "01" / "tiles" / "S-1.h5")
+    bare = {name: value for name, value in table.attributes.items() if not name.startswith("stain")}
+    with pytest.raises(StainError, match=r"slide 'S-1' has no stain vectors \(too few\)"):
+        fit_slide_normaliser(cohort["path"][0], replace(table, attributes=bare | {"stain_reason": "too few"}), "macenko")
+
+
+def test_networks_beside_descriptors_do_not_depend_on_threads_or_batches(cohort: pd.DataFrame, tmp_path: Path) -> None:
+    found = []
+    for workers, batch_size in ((1, 64), (2, 5)):
+        spec = FeatureSpec(encoders=("random_resnet18", "mean_colour"), precision="float32", batch_size=batch_size)
+        folder = tmp_path / f"{workers}"
+        (folder / "01").mkdir(parents=True)
+        (folder / "01" / "tiles").symlink_to(tmp_path / "01" / "tiles")
+        run(cohort, spec, folder, workers=workers)
+        found.append(read_features(folder / "02" / "features" / "random_resnet18" / "S-2.h5").features)
+    assert np.abs(found[0] - found[1]).max() <= 1e-5 * np.abs(found[0]).max()
+
+
+def test_a_device_that_fails_stops_the_batch_and_loses_nothing(
+    cohort: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = FeatureSpec(encoders=("random_resnet18",), max_failed=2)
+    original = TimmNetwork.encode
+
+    def lose(self: TimmNetwork, tiles: np.ndarray, context: TileContext) -> np.ndarray:
+        if context.slide_id == "S-2":
+            msg = "RunError: device cuda:0 failed while running 'random_resnet18' (lost)"
+            raise RunError(msg)
+        return original(self, tiles, context)
+
+    monkeypatch.setattr(TimmNetwork, "encode", lose)
+    with pytest.raises(RunError, match=r"stopped at slide 'S-2': RunError: device cuda:0 failed.*What is finished is kept"):
+        run(cohort, spec, tmp_path, workers=1)
+    monkeypatch.undo()
+    assert list(run(cohort, spec, tmp_path)["status"]) == ["reused", "ok"]

@@ -1,11 +1,18 @@
 """The site probe finds a planted site, and nothing where there is none; the PCA is the textbook's."""
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from helpers.core.errors import FeatureError
-from helpers.features.probe import compute_pca, probe_site, sample_tiles, standardise
+from helpers.core.specs import TilingSpec
+from helpers.features.encoders import MeanColour
+from helpers.features.probe import compute_pca, encode_normalised, probe_site, sample_tiles, standardise
+from helpers.slides.tiling import tile_cohort
+from helpers.slides.writer import write_pyramid
+from tests.slides.conftest import draw_tissue
 
 N_CASES = 60
 CASES = [f"C-{number:02d}" for number in range(N_CASES) for _ in range(2)]
@@ -69,3 +76,29 @@ def test_only_kept_tiles_are_drawn_the_same_number_from_every_slide(tmp_path) ->
     assert sample.table["slide_id"].tolist() == ["S-0"] * 4 + ["S-1"] * 4
     assert (sample.features[:, 0] % 2 == 0).all()
     assert (sample.table["row"] == sample.features[:, 0] % 100).all()
+
+
+def draw_dyes(strength: float) -> np.ndarray:
+    """Tissue of two dyes between strips of glass; both dyes as strong as asked."""
+    rng = np.random.default_rng(4)
+    coarse = rng.gamma(1.0, 1.0, (2, 60, 50)).astype(np.float32)
+    dyes = np.stack([cv2.resize(plane, (600, 500), interpolation=cv2.INTER_LINEAR) for plane in coarse], axis=-1)
+    dyes[:, :90] = dyes[:, -90:] = 0
+    od = strength * dyes @ np.array([[0.35, 0.40, 0.18], [0.04, 0.45, 0.16]])
+    return np.rint(245 * 10**-od).astype(np.uint8)
+
+
+def test_normalisation_takes_the_colour_of_the_site_away(tmp_path) -> None:
+    """Two sites that differ in their dyes alone: after Macenko the mean colours are nearer than before."""
+    slides = []
+    for number, strength in enumerate((0.7, 1.3)):
+        write_pyramid(tmp_path / f"S-{number}.svs", draw_dyes(strength), mpp=0.5, downsamples=(4,))
+        slides.append({"slide_id": f"S-{number}", "path": str(tmp_path / f"S-{number}.svs")})
+    table = pd.DataFrame(slides)
+    spec = TilingSpec(tile_px=64, mpp=0.5, thumbnail_px=128, min_tissue_um2=5_000)
+    tile_cohort(table, spec, folder=tmp_path, ledger=tmp_path / "ledger.parquet", workers=1)
+    found = encode_normalised(table, [MeanColour()], tiles_folder=tmp_path / "tiles", n_tiles=10, workers=2)
+    assert list(found) == [("mean_colour", name) for name in ("as scanned", "Macenko", "Reinhard")]
+    apart = {name: np.abs(means[0, :3] - means[1, :3]).max() for (_, name), means in found.items()}
+    assert apart["Macenko"] < 0.5 * apart["as scanned"]
+    assert apart["Reinhard"] < 0.5 * apart["as scanned"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from helpers.book import bench_peers, bench_slides
+from helpers.book import bench_features, bench_peers, bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 from helpers.core.progress import track
@@ -151,6 +151,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = MappingProxyType(
         "startup": measure_startup,
         "slides": bench_slides.measure_reading,
         "gigapixel": bench_slides.measure_gigapixel,
+        "features": bench_features.measure_extraction,
         "peers": bench_peers.measure_peers,
         "survival": measure_cox,
     }

@@ -246,7 +246,7 @@ def validate(
 @app.command()
 def bench(
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Names: startup, slides, gigapixel, peers, survival.")
+        list[str] | None, typer.Option("--only", help="Names: startup, slides, gigapixel, features, peers, survival.")
     ] = None,
 ) -> None:
     """Measure speed on this machine: results/bench/bench.json."""

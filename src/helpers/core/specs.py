@@ -302,6 +302,9 @@ class FeatureSpec(Spec):
         ("stain_texture", "mean_colour"), min_length=1, description="names from the registry, read in one decode pass"
     )
     weights: dict[str, PathStr] = Field({}, description="local weights file of each network, by encoder name")
+    stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="done to the tiles that networks and colour controls see; fitted once per slide"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="arithmetic of the networks; auto: bfloat16 where the device has instructions for it"
     )
@@ -311,6 +314,9 @@ class FeatureSpec(Spec):
     seed: int = Field(20261, ge=0, le=2**31 - 1, description="of samples shown, probe folds and random controls")
     n_shown: int = Field(400, ge=20, le=20_000, description="tiles drawn in the PCA")
     n_permutations: int = Field(99, ge=19, le=9_999, description="relabellings behind the site probe's null")
+    n_normalised: int = Field(
+        8, ge=0, le=1_000, description="tiles per slide in the site probe before and after normalisation; 0: no probe"
+    )
     max_failed: int = Field(0, ge=0, description="slides that may fail before the chapter stops")
 
     def list_inputs(self, data_dir: str | Path | None = None) -> dict[str, Path]:

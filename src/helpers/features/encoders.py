@@ -59,6 +59,7 @@ class Encoder(Protocol):
 
     name: str
     columns: tuple[str, ...]
+    needs_stains: bool
 
     @property
     def dimension(self) -> int:
@@ -83,6 +84,8 @@ class StainTexture:
 
     name = "stain_texture"
     columns = STAIN_TEXTURE_COLUMNS
+    needs_stains = True
+    """It unmixes the slide's own stains, so that it is given tiles as scanned, normalised or not."""
 
     @property
     def dimension(self) -> int:
@@ -130,6 +133,7 @@ class MeanColour:
     """Mean and SD of the colour and of the optical density: a control that sees stain and scanner, and no structure."""
 
     name = "mean_colour"
+    needs_stains = False
     columns = (
         *(f"{moment}_{what}_{light}" for what in ("rgb", "od") for moment in ("mean", "sd") for light in LIGHTS),
         "stained_fraction",

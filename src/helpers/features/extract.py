@@ -23,6 +23,7 @@ from helpers.features.encoders import Encoder, Features, TileContext, Tiles, mak
 from helpers.features.networks import TimmNetwork
 from helpers.features.pipeline import Feeder, Throughput, open_feeder, share_cores
 from helpers.features.store import write_features
+from helpers.slides.audit import fit_slide_normaliser
 from helpers.slides.reader import open_slide
 from helpers.slides.stain import Stain
 from helpers.slides.tilefile import TileTable, read_attribute, read_tiles
@@ -204,15 +205,41 @@ def encode_tiles(
     context = describe_context(table)
     parts: dict[str, list[Callable[[], Features]]] = {encoder.name: [] for encoder in encoders}
     with open_slide(path, slide_id=table.slide_id, mpp=float(table.attributes["mpp_x"])) as slide:
+        normalise = plan_normalisation(path, table, encoders, spec)
         batches = iterate_tiles(slide, table, batch_size=spec.batch_size, lend=feeder.lend)
         for tiles in measure_waiting(batches, feeder.throughput):
+            normalised = normalise(tiles)
             for encoder in encoders:
-                parts[encoder.name].append(feeder.start(encoder, tiles, context))
+                seen = tiles if encoder.needs_stains else normalised
+                parts[encoder.name].append(feeder.start(encoder, seen, context))
     with np.errstate(over="ignore"):  # what overflows float16 becomes infinite, which the store refuses
         return {
             name: np.concatenate([finish().astype(spec.stored_as) for finish in blocks])
             for name, blocks in parts.items()
         }
+
+
+def plan_normalisation(
+    path: Path, table: TileTable, encoders: Sequence[Encoder], spec: FeatureSpec
+) -> Callable[[Tiles], Tiles]:
+    """Return what is done to a slide's tiles before encoders see them.
+
+    Parameters
+    ----------
+    path : Path
+        Of the slide.
+    table : TileTable
+    encoders : sequence of Encoder
+    spec : FeatureSpec
+
+    Returns
+    -------
+    callable, (n, H, W, 3) -> (n, H, W, 3)
+        Leaves tiles as they are where nothing is to be normalised.
+    """
+    if spec.stain_normalisation == "none" or all(encoder.needs_stains for encoder in encoders):
+        return lambda tiles: tiles
+    return fit_slide_normaliser(path, table, spec.stain_normalisation).apply
 
 
 def measure_waiting(batches: Iterator[Tiles], throughput: Throughput) -> Iterator[Tiles]:

@@ -102,6 +102,7 @@ class TimmNetwork:
     """
 
     columns: tuple[str, ...] = ()
+    needs_stains = False
 
     def __init__(
         self,

@@ -5,18 +5,33 @@ is honest where a plain accuracy is not: cases never straddle folds, sites weigh
 relabelling cases and refitting.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from helpers.core.errors import FeatureError
+from helpers.features.encoders import Encoder
+from helpers.features.extract import describe_context
+from helpers.features.networks import TimmNetwork
+from helpers.features.pipeline import share_cores
 from helpers.features.store import FeatureBag, read_features
+from helpers.slides.audit import fit_slide_normaliser, read_examples
+from helpers.slides.tilefile import TileTable, read_tiles
+from helpers.slides.tiling import use_one_thread_each
 
 Floats = NDArray[np.float64]
+
+
+NORMALISATIONS: Final[Mapping[str, Literal["macenko", "reinhard"]]] = MappingProxyType(
+    {"Macenko": "macenko", "Reinhard": "reinhard"}
+)
 
 
 def average_tiles(paths: Sequence[Path], *, min_tissue: float = 0.0) -> Floats:
@@ -261,3 +276,56 @@ def pick_spread(points: Floats, *, n: int) -> list[int]:
         picked.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, np.linalg.norm(points - points[picked[-1]], axis=1))
     return picked
+
+
+def encode_normalised(
+    slides: pd.DataFrame, encoders: Sequence[Encoder], *, tiles_folder: Path, n_tiles: int, workers: int
+) -> dict[tuple[str, str], Floats]:
+    """Average features of a few tiles per slide, as scanned and after stain normalisation: the same tiles each time.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        slide_id, path of slides with stain vectors.
+    encoders : sequence of Encoder
+    tiles_folder : Path
+        Holds `<slide_id>.h5`.
+    n_tiles : int
+        Per slide.
+    workers : int
+        Threads.
+
+    Returns
+    -------
+    dict of (encoder, version) to ndarray, (n_slides, d)
+        Versions: 'as scanned', 'Macenko', 'Reinhard'.
+    """
+
+    def work(row: dict[str, Any]) -> dict[tuple[str, str], Floats]:
+        share()
+        table = read_tiles(tiles_folder / f"{row['slide_id']}.h5")
+        return _average_versions(row["path"], table, encoders, n_tiles)
+
+    networks = any(isinstance(encoder, TimmNetwork) for encoder in encoders)
+    with (
+        use_one_thread_each(workers),
+        share_cores(workers if networks else None) as share,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        found = list(pool.map(work, slides.to_dict("records")))
+    return {key: np.stack([means[key] for means in found]) for key in found[0]}
+
+
+def _average_versions(
+    path: str | Path, table: TileTable, encoders: Sequence[Encoder], n_tiles: int
+) -> dict[tuple[str, str], Floats]:
+    tiles = read_examples(path, table, n_tiles=n_tiles)
+    versions = {"as scanned": tiles}
+    for name, method in NORMALISATIONS.items():
+        versions[name] = fit_slide_normaliser(path, table, method, examples=tiles).apply(tiles)
+    context = describe_context(table)
+    return {
+        (encoder.name, version): encoder.encode(pixels, context).mean(axis=0, dtype=np.float64)
+        for encoder in encoders
+        for version, pixels in versions.items()
+    }

@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from helpers.core.errors import AnnotationError, ResolutionError, SlideError
+from helpers.core.errors import AnnotationError, ResolutionError, SlideError, StainError
 from helpers.core.paths import resolve
 from helpers.core.specs import TilingSpec
 from helpers.slides.annotation import read_slide_annotations
+from helpers.slides.normalise import Normaliser, build_normaliser, fit_normaliser
 from helpers.slides.reader import RGB, open_slide
-from helpers.slides.stain import compute_angle
+from helpers.slides.stain import Stain, compute_angle
 from helpers.slides.tilefile import TileTable, read_tiles
 from helpers.slides.tiling import choose_stain_tiles, read_tile
 
 STEPS = ("listed", "readable", "with a resolution", "tiled")
+N_REINHARD = 24
+"""Tiles on which Reinhard's statistics of a slide are estimated."""
 N_NAMED = 3
 """Lost slides named in the flow; the others are counted there and named in the ledger."""
 
@@ -256,3 +259,39 @@ def read_examples(path: str | Path, table: TileTable, *, n_tiles: int) -> RGB:
     order = chosen[np.argsort(-amount, kind="stable")]
     with open_slide(resolve(path), slide_id=table.slide_id, mpp=table.mpp) as slide:
         return np.stack([read_tile(slide, table, int(index)) for index in order])
+
+
+def fit_slide_normaliser(
+    path: str | Path, table: TileTable, method: Literal["macenko", "reinhard"], *, examples: RGB | None = None
+) -> Normaliser:
+    """Make the stain normalisation of a slide: its own fit, towards the reference.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the slide.
+    table : TileTable
+        Holds the Macenko fit of chapter 01.
+    method : {'macenko', 'reinhard'}
+    examples : ndarray, (n, tile_px, tile_px, 3), uint8, optional
+        Tiles from all over the slide, without ink, to which Reinhard's method is fitted; read where not given.
+
+    Returns
+    -------
+    Normaliser
+
+    Raises
+    ------
+    StainError
+        When the slide has no stain vectors, or too few stained pixels.
+    """
+    item = f"slide '{table.slide_id}'"
+    if method == "macenko":
+        if "stain_method" not in table.attributes:
+            reason = table.attributes.get("stain_reason") or "unknown"
+            msg = f"StainError: {item} has no stain vectors ({reason}). Leave it out, or use stain_normalisation: none."
+            raise StainError(msg)
+        return build_normaliser(Stain.from_attributes(table.attributes), item=item)
+    tiles = read_examples(path, table, n_tiles=N_REINHARD) if examples is None else examples
+    red, green, blue = table.attributes["background"]
+    return fit_normaliser("reinhard", tiles[:, ::4, ::4].reshape(-1, 3), (red, green, blue), item=item)

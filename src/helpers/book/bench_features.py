@@ -1,0 +1,239 @@
+"""Speed of feature extraction: slides to stored features, beside the bare model on tensors that lie in memory.
+
+The bound of any pipeline is the model; where decoding wants the same cores, the bound is both together, and the row
+says so. The weights are random: they decide nothing about speed.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from helpers.core import paths
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from helpers.core.specs import FeatureSpec
+    from helpers.features.networks import TimmNetwork
+
+Row = dict[str, Any]
+
+N_COPIES: Final = 4
+"""Times the slide stands in the cohort that is measured."""
+N_TURNS: Final = 3
+TILE_PX: Final = 256
+MPP: Final = 0.5
+BATCH: Final = 64
+
+
+def measure_extraction() -> list[Row]:
+    """Time the extraction of a small cohort with a ResNet-50 and, where its weights are here, the embedded encoder.
+
+    Returns
+    -------
+    list of dict
+    """
+    from helpers.book.bench_slides import draw_phantom_slide
+
+    names = ["random_resnet50"]
+    names += ["phantom-s"] if (paths.repo_root() / "data" / "encoders" / "phantom-s").is_dir() else []
+    with tempfile.TemporaryDirectory() as folder:
+        slides = tile_copies(draw_phantom_slide(Path(folder)), Path(folder))
+        return [row for name in names for row in measure_encoder(name, slides, Path(folder))]
+
+
+def tile_copies(path: Path, folder: Path) -> "pd.DataFrame":
+    """Tile a slide under several names.
+
+    Parameters
+    ----------
+    path : Path
+    folder : Path
+        Gets `tiles/<id>.h5`.
+
+    Returns
+    -------
+    DataFrame
+        slide_id, path.
+    """
+    import pandas as pd
+
+    from helpers.core.specs import TilingSpec
+    from helpers.slides.tiling import tile_slide
+
+    ids = [f"copy-{number}" for number in range(N_COPIES)]
+    for slide_id in ids:
+        tile_slide(slide_id, path, TilingSpec(tile_px=TILE_PX, mpp=MPP), folder=folder)
+    return pd.DataFrame({"slide_id": ids, "path": str(path)})
+
+
+def measure_encoder(name: str, slides: "pd.DataFrame", folder: Path) -> list[Row]:
+    """Time one network: whole extraction, bare model, decoding alone, in turns.
+
+    Parameters
+    ----------
+    name : str
+        Of the registry.
+    slides : DataFrame
+        As `tile_copies`.
+    folder : Path
+        With `tiles/`.
+
+    Returns
+    -------
+    list of dict
+    """
+    from helpers.book.bench import make_row
+    from helpers.core.specs import FeatureSpec
+
+    spec = FeatureSpec(encoders=(name,), batch_size=BATCH)
+    network, works, n_tiles = plan_work(name, slides, spec, folder)
+    best = dict.fromkeys(works, float("inf"))
+    for _ in range(N_TURNS):
+        for what, work in works.items():
+            best[what] = min(best[what], time_once(work))
+    whole = n_tiles / best["whole"]
+    bare = n_tiles / min(best["bare, one by one"], best["bare, side by side"])
+    both = 1 / (1 / bare + best["decode"] / n_tiles)
+    numbers = network.identity["precision"]
+    return [
+        make_row(
+            f"features/end_to_end/{name}", whole, "tiles/s", compared_with=f"bare model, {numbers}, tensors in memory",
+            ratio=whole / bare, bound=0.9,
+        ),
+        make_row(
+            f"features/end_to_end_vs_bound/{name}", whole, "tiles/s",
+            compared_with="bare model and decoding on the same cores", ratio=whole / both,
+        ),
+    ]  # fmt: skip
+
+
+def time_once(work: Callable[[], object]) -> float:
+    """Return the seconds that one call takes.
+
+    Parameters
+    ----------
+    work : callable
+
+    Returns
+    -------
+    float
+    """
+    from helpers.book.bench import time_best
+
+    return time_best(work, repeats=1)
+
+
+def plan_work(
+    name: str, slides: "pd.DataFrame", spec: "FeatureSpec", folder: Path
+) -> "tuple[TimmNetwork, dict[str, Callable[[], object]], int]":
+    """Prepare what is timed; each of the four handles the same number of tiles on all cores.
+
+    Parameters
+    ----------
+    name : str
+    slides : DataFrame
+    spec : FeatureSpec
+    folder : Path
+
+    Returns
+    -------
+    network : TimmNetwork
+    works : dict of callable
+    n_tiles : int
+    """
+    import os
+
+    import torch
+
+    from helpers.features.encoders import make_encoder
+    from helpers.features.networks import TimmNetwork
+    from helpers.slides.tilefile import read_tiles
+
+    n_cores = os.cpu_count() or 1
+    network = make_encoder(name, precision=spec.precision, device="cpu")
+    assert isinstance(network, TimmNetwork)
+    n_tiles = sum(len(read_tiles(folder / "tiles" / f"{slide_id}.h5").coords_l0) for slide_id in slides["slide_id"])
+    edge = network.entry.size_px
+    batch = torch.randint(0, 256, (spec.batch_size, 3, edge, edge), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
+    sizes = [min(spec.batch_size, n_tiles - start) for start in range(0, n_tiles, spec.batch_size)]
+    return network, {
+        "whole": lambda: extract(slides, spec, folder, n_cores),
+        "bare, one by one": lambda: run_bare(network, batch, sizes, n_threads=1),
+        "bare, side by side": lambda: run_bare(network, batch, sizes, n_threads=n_cores),
+        "decode": lambda: decode(slides, folder, n_cores),
+    }, n_tiles  # fmt: skip
+
+
+def extract(slides: "pd.DataFrame", spec: "FeatureSpec", folder: Path, workers: int) -> None:
+    """Extract the cohort anew.
+
+    Parameters
+    ----------
+    slides : DataFrame
+    spec : FeatureSpec
+    folder : Path
+    workers : int
+    """
+    from helpers.features.extract import extract_cohort
+
+    shutil.rmtree(folder / "features", ignore_errors=True)
+    extract_cohort(
+        slides, spec, tiles_folder=folder / "tiles", folder=folder, ledger=folder / "ledger.parquet",
+        workers=workers, device="cpu",
+    )  # fmt: skip
+
+
+def run_bare(network: "TimmNetwork", batch: Any, sizes: Sequence[int], *, n_threads: int) -> None:
+    """Run the network on tensors in memory: batches one by one on all cores, or side by side on a core each.
+
+    Parameters
+    ----------
+    network : TimmNetwork
+    batch : Tensor, (n, 3, size_px, size_px), uint8
+    sizes : sequence of int
+        Tiles of each batch.
+    n_threads : int
+    """
+    import torch
+
+    from helpers.features.pipeline import share_cores
+
+    with share_cores(n_threads) as share, ThreadPoolExecutor(n_threads, initializer=share) as pool:
+
+        def run(size: int) -> None:
+            with torch.inference_mode():
+                network.compute(batch[:size])
+
+        list(pool.map(run, sizes))
+
+
+def decode(slides: "pd.DataFrame", folder: Path, workers: int) -> None:
+    """Read every tile of the cohort and do nothing with it.
+
+    Parameters
+    ----------
+    slides : DataFrame
+    folder : Path
+    workers : int
+    """
+    from helpers.features.pipeline import Feeder, Throughput
+    from helpers.slides.reader import open_slide
+    from helpers.slides.tilefile import read_tiles
+    from helpers.slides.tiling import iterate_tiles, use_one_thread_each
+
+    feeder = Feeder(Throughput())
+
+    def read(slide_id: str) -> None:
+        table = read_tiles(folder / "tiles" / f"{slide_id}.h5")
+        with open_slide(slides["path"].iloc[0], slide_id=slide_id) as slide:
+            for _ in iterate_tiles(slide, table, batch_size=BATCH, lend=feeder.lend):
+                pass
+
+    with use_one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+        list(pool.map(read, slides["slide_id"]))
