@@ -15,6 +15,7 @@ from helpers.features.networks import (
     create_architecture,
     describe_device_failure,
     draw_weights,
+    normalise_tiles,
     pool_tokens,
     resize_tiles,
 )
@@ -70,6 +71,18 @@ def test_tiles_are_resized_as_the_networks_were_trained(edge: int, size: int, re
     assert np.abs(found.astype(int) - expected).max() <= 1
     on_device = resize_tiles(torch.from_numpy(tiles).permute(0, 3, 1, 2).float(), entry)
     assert np.abs(on_device.permute(0, 2, 3, 1).numpy() - found).max() <= 1, "accelerators see the same to a grey level"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_grey_levels_are_centred_and_scaled_colour_by_colour(dtype: str) -> None:
+    import torch
+
+    tiles = torch.from_numpy(TILES).permute(0, 3, 1, 2)
+    mean, sd = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.4])
+    found = normalise_tiles(tiles, -mean / sd, 1 / (255 * sd), dtype=dtype)
+    expected = (tiles.double() / 255 - mean.view(3, 1, 1)) / sd.view(3, 1, 1)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found.double() - expected).abs().max() < {"float32": 1e-5, "bfloat16": 0.02}[dtype]
 
 
 def test_the_weights_hash_is_part_of_the_identity(weights: Path) -> None:

@@ -12,7 +12,6 @@ from helpers.features.encoders import MeanColour
 from helpers.features.probe import compute_pca, encode_normalised, probe_site, sample_tiles, standardise
 from helpers.slides.tiling import tile_cohort
 from helpers.slides.writer import write_pyramid
-from tests.slides.conftest import draw_tissue
 
 N_CASES = 60
 CASES = [f"C-{number:02d}" for number in range(N_CASES) for _ in range(2)]

@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from helpers.core import paths
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+NETWORKS: Final = ("random_resnet50", "phantom-s")
 N_COPIES: Final = 4
 """Times the slide stands in the cohort that is measured."""
 N_TURNS: Final = 3
@@ -28,9 +27,34 @@ TILE_PX: Final = 256
 MPP: Final = 0.5
 BATCH: Final = 64
 
+LAZYSLIDE_SCRIPT: Final = """
+import json, sys, time, warnings
+warnings.filterwarnings("ignore")
+path, weights, tile_px, mpp, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+import lazyslide, timm, torch, wsidata
+from safetensors.torch import load_file
+network = timm.create_model("resnet50", pretrained=False, num_classes=0)
+network.load_state_dict(load_file(weights))
+network = network.eval().to(memory_format=torch.channels_last)
+slide = wsidata.open_wsi(path)
+lazyslide.pp.find_tissues(slide)
+lazyslide.pp.tile_tissues(slide, tile_px, mpp=mpp)
+n = len(slide.shapes["tiles"])
+best = {}
+for workers in (0, 1):
+    for _ in range(2):
+        began = time.perf_counter()
+        lazyslide.tl.feature_extraction(
+            slide, network, model_name="resnet50", device="cpu", batch_size=batch, num_workers=workers, pbar=False
+        )
+        best[workers] = min(best.get(workers, 1e9), time.perf_counter() - began)
+workers = min(best, key=best.get)
+print(json.dumps({"n": n, "seconds": best[workers], "workers": workers, "version": lazyslide.__version__}))
+"""
+
 
 def measure_extraction() -> list[Row]:
-    """Time the extraction of a small cohort with a ResNet-50 and, where its weights are here, the embedded encoder.
+    """Time the extraction of a small cohort with a ResNet-50 and with the embedded encoder.
 
     Returns
     -------
@@ -38,11 +62,62 @@ def measure_extraction() -> list[Row]:
     """
     from helpers.book.bench_slides import draw_phantom_slide
 
-    names = ["random_resnet50"]
-    names += ["phantom-s"] if (paths.repo_root() / "data" / "encoders" / "phantom-s").is_dir() else []
     with tempfile.TemporaryDirectory() as folder:
-        slides = tile_copies(draw_phantom_slide(Path(folder)), Path(folder))
-        return [row for name in names for row in measure_encoder(name, slides, Path(folder))]
+        path = draw_phantom_slide(Path(folder))
+        slides = tile_copies(path, Path(folder))
+        rows = [row for name in NETWORKS for row in measure_encoder(name, slides, Path(folder))]
+        return rows + stand_beside_lazyslide(path, rows[0]["value"], Path(folder))
+
+
+def stand_beside_lazyslide(path: Path, ours: float, folder: Path) -> list[Row]:
+    """Let LazySlide extract the same slide with the same network, where `HISTOBOOK_PEERS` names a Python that has it.
+
+    It runs in float32: with mixed precision it cannot store what bfloat16 computed.
+
+    Parameters
+    ----------
+    path : Path
+        Of the slide.
+    ours : float
+        Our tiles per second with the same network.
+    folder : Path
+        For the weights.
+
+    Returns
+    -------
+    list of dict
+        Empty where there is no LazySlide.
+    """
+    from helpers.book.bench import make_row
+    from helpers.book.bench_peers import has_tool, list_pythons, run_peer
+
+    pythons = [python for python in list_pythons() if has_tool(python, "lazyslide")]
+    if not pythons:
+        return []
+    write_weights(folder / "resnet50.safetensors")
+    peer = run_peer(pythons[0], LAZYSLIDE_SCRIPT, path, folder / "resnet50.safetensors", TILE_PX, MPP, BATCH)
+    theirs = peer["n"] / peer["seconds"]
+    beside = f"LazySlide {peer['version']}, float32, {peer['n']} tiles, {peer['workers']} workers"
+    return [
+        make_row(
+            f"features/lazyslide/{NETWORKS[0]}", ours, "tiles/s", compared_with=beside, ratio=ours / theirs, bound=2.0
+        )
+    ]
+
+
+def write_weights(path: Path) -> None:
+    """Write the weights of the ResNet-50 that is measured.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    from safetensors.torch import save_file
+
+    from helpers.features.networks import draw_weights
+    from helpers.features.registry import REGISTRY
+
+    save_file(draw_weights(REGISTRY[NETWORKS[0]], 0), path)
 
 
 def tile_copies(path: Path, folder: Path) -> "pd.DataFrame":
@@ -158,9 +233,7 @@ def plan_work(
     assert isinstance(network, TimmNetwork)
     n_tiles = sum(len(read_tiles(folder / "tiles" / f"{slide_id}.h5").coords_l0) for slide_id in slides["slide_id"])
     edge = network.entry.size_px
-    batch = torch.randint(0, 256, (spec.batch_size, 3, edge, edge), dtype=torch.uint8).contiguous(
-        memory_format=torch.channels_last
-    )
+    batch = torch.randn(spec.batch_size, 3, edge, edge).contiguous(memory_format=torch.channels_last)
     sizes = [min(spec.batch_size, n_tiles - start) for start in range(0, n_tiles, spec.batch_size)]
     return network, {
         "whole": lambda: extract(slides, spec, folder, n_cores),
@@ -190,12 +263,12 @@ def extract(slides: "pd.DataFrame", spec: "FeatureSpec", folder: Path, workers: 
 
 
 def run_bare(network: "TimmNetwork", batch: Any, sizes: Sequence[int], *, n_threads: int) -> None:
-    """Run the network on tensors in memory: batches one by one on all cores, or side by side on a core each.
+    """Run the network on prepared tensors in memory: batches one by one on all cores, or side by side on a core each.
 
     Parameters
     ----------
     network : TimmNetwork
-    batch : Tensor, (n, 3, size_px, size_px), uint8
+    batch : Tensor, (n, 3, size_px, size_px), float32, normalised
     sizes : sequence of int
         Tiles of each batch.
     n_threads : int
@@ -208,7 +281,7 @@ def run_bare(network: "TimmNetwork", batch: Any, sizes: Sequence[int], *, n_thre
 
         def run(size: int) -> None:
             with torch.inference_mode():
-                network.compute(batch[:size])
+                network.infer(batch[:size])
 
         list(pool.map(run, sizes))
 

