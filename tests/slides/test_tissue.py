@@ -109,4 +109,4 @@ def test_glass_in_a_corner_is_no_hole_however_small(make_slide: MakeSlide) -> No
     middle = found.mask.shape[0] // 2
     assert found.mask[middle, middle], "a pocket inside tissue is tissue"
     assert not found.mask[[0, 0, -1, -1], [0, -1, 0, -1]].any(), "glass at a corner was filled"
-    assert found.mask.mean() == pytest.approx((np.hypot(x - 450, y - 450) < 560).mean(), abs=0.01)
+    assert found.mask.mean() == pytest.approx((np.hypot(x - 450, y - 450) < 560).mean(), abs=0.02)
