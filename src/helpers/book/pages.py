@@ -333,7 +333,7 @@ def write_encoders_page() -> str:
     str, MyST Markdown
     """
     head = (
-        "# Encoders\n\nWhat turns a tile into numbers, under the name that a profile gives (`encoders:` of chapter 02).\n"
+        "# Encoders\n\nWhat turns a tile into numbers, by the name a profile gives (`encoders:` of chapter 02).\n"
         "Weights lie in `data/encoders/<encoder>/`, in a folder that `HISTOBOOK_ENCODERS` names, or where the profile "
         "says (`weights:`); `histobook encoders` shows which are here.\n"
         "No encoder ever runs on random weights unless its name says `random`.\n\n"
