@@ -1,13 +1,13 @@
 """Nuclei of an H&E image without any trained weights: one number per nucleus, at any resolution.
 
 Haematoxylin in units of the slide's typical nucleus (:mod:`~helpers.features.stain_texture`) → threshold between the
-slide's own and the surroundings' level, holes filled → seeds where the distance to the edge and the haematoxylin of
-nuclear scale peak together → watershed → halves of one nucleus joined again → an edge of its own for each nucleus,
-half-way between its inside and its surroundings → outline smoothed, gaps in pale nuclei closed to their convex hull →
-filters by area and contrast.
+slide's, the tile's (Otsu) and the surroundings' level, holes filled → seeds where the distance to the edge and the
+haematoxylin of nuclear scale peak together → watershed → halves of one nucleus joined again → an edge of its own for
+each nucleus, half-way between its inside and its surroundings → outline smoothed, gaps in pale nuclei closed to their
+convex hull → filters by area and contrast.
 
 All lengths are um, all areas um2, all levels typical nuclei. They were set on phantom slides, whose nuclei are known,
-and by eye on HER2ST sections and on two images without outlines; never on the images that the tests score.
+and by eye on HER2ST sections and TCGA-BRCA images without outlines; never on the images that the tests score.
 
 References
 ----------
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from helpers.core.errors import FeatureError
 from helpers.features.stain_texture import Bools, Plane, Planes, disc, separate_tile, smooth, smooth_wide
-from helpers.slides.stain import Stain, estimate_background, fit_macenko, refine_nuclear_level
+from helpers.slides.stain import MIN_PIXELS, Stain, estimate_background, fit_macenko, refine_nuclear_level
 
 VERSION = "1"
 Labels = NDArray[np.int32]
 COARSEST_UM = 1.0
 """At coarser resolution a small nucleus has fewer than about 30 pixels and no outline."""
+LEVELS = 128.0
+"""Grey levels per typical nucleus in the histogram of Otsu's threshold."""
 STAINED_SHARE = 0.7
 """A hole with less stained area than this is a lumen, not the inside of a pale nucleus."""
 PIXEL_EDGES = np.pi / 4
@@ -49,8 +51,12 @@ class NucleusRules:
         SD of the smoothing before anything else.
     local, wide_um : float
         Weight of the surroundings' mean in the threshold, and the SD of those surroundings.
+    otsu, otsu_range : float, tuple of 2 floats
+        Weight of the tile's own Otsu threshold beside the slide's (geometric mean), and how far it may move it.
+    above : float
+        The threshold that the surroundings suggest, in units of their mean.
     lowest, highest : float
-        Bounds of the threshold, in units of the slide's own; the surroundings' mean counts `highest` times.
+        Bounds of the threshold, in units of the tile's.
     close_um, hole_um2 : float
         Gaps and holes that are closed.
     cap_um, seed_um, apart_um : float
@@ -62,7 +68,7 @@ class NucleusRules:
         this share of the paler one, and their area is no larger.
     grow_um, edge, pull : float
         How far the own edge may lie outside the common one; where it lies between outside (0) and inside (1); weight
-        of the slide's own threshold.
+        of the tile's threshold.
     round_um : float
         SD of the smoothing of outlines.
     hull, hull_level : float
@@ -74,10 +80,13 @@ class NucleusRules:
     """
 
     blur_um: float = 0.5
-    local: float = 0.5
-    wide_um: float = 12.0
+    local: float = 0.7
+    wide_um: float = 15.0
+    otsu: float = 0.6
+    otsu_range: tuple[float, float] = (0.75, 1.6)
+    above: float = 1.1
     lowest: float = 0.75
-    highest: float = 1.1
+    highest: float = 1.6
     close_um: float = 0.8
     hole_um2: float = 50.0
     cap_um: float = 3.7
@@ -207,22 +216,49 @@ def segment_planes(planes: Planes, *, rules: NucleusRules = RULES) -> Labels:
     from skimage.segmentation import watershed
 
     h = smooth(planes.h, rules.blur_um, planes.um)
-    nuclear = find_nuclear_area(h, planes, rules)
+    split = find_split(h, planes, rules)
+    nuclear = find_nuclear_area(h, split, planes, rules)
     ridge, seeds, n_seeds = place_seeds(h, nuclear, planes, rules)
     if n_seeds == 0:
         return np.zeros(h.shape, np.int32)
     reach = cv2.dilate(nuclear, disc(rules.grow_um / planes.um)) > 0
     basins = join_halves(watershed(-ridge, seeds, mask=reach), h, nuclear, um=planes.um, rules=rules)
-    return _select_objects(_draw_edges(basins, h, nuclear, planes, rules), basins, h, planes, rules)
+    return _select_objects(_draw_edges(basins, h, nuclear, split, planes, rules), basins, h, planes, rules)
 
 
-def find_nuclear_area(h: Plane, planes: Planes, rules: NucleusRules) -> NDArray[np.uint8]:
-    """Part nuclei from the rest: the threshold lies between the slide's own and what the surroundings suggest.
+def find_split(h: Plane, planes: Planes, rules: NucleusRules = RULES) -> float:
+    """Return the tile's threshold: the slide's, moved towards the one that parts this tile into two classes best.
+
+    Parameters
+    ----------
+    h : ndarray, (H, W), float32
+        Smoothed haematoxylin, typical nuclei.
+    planes : Planes
+    rules : NucleusRules
+
+    Returns
+    -------
+    float
+        The slide's own where fewer than 500 pixels are stained.
+    """
+    stained = h[planes.stained]
+    if len(stained) < MIN_PIXELS:
+        return planes.split
+    levels = np.clip(stained * LEVELS, 0, 255).astype(np.uint8).reshape(-1, 1)
+    otsu = (cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0] + 0.5) / LEVELS
+    moved = (otsu / planes.split) ** rules.otsu
+    return float(planes.split * np.clip(moved, *rules.otsu_range))
+
+
+def find_nuclear_area(h: Plane, split: float, planes: Planes, rules: NucleusRules = RULES) -> NDArray[np.uint8]:
+    """Part nuclei from the rest: the threshold lies between the tile's own and what the surroundings suggest.
 
     Parameters
     ----------
     h : ndarray, (H, W), float32
         Smoothed haematoxylin.
+    split : float
+        The tile's threshold.
     planes : Planes
     rules : NucleusRules
 
@@ -232,8 +268,8 @@ def find_nuclear_area(h: Plane, planes: Planes, rules: NucleusRules) -> NDArray[
         1 inside nuclei.
     """
     around = smooth_wide(np.minimum(h, 1.5), rules.wide_um, planes.um)
-    level = (1 - rules.local) * planes.split + rules.local * rules.highest * around
-    level = np.clip(level, rules.lowest * planes.split, rules.highest * planes.split)
+    level = (1 - rules.local) * split + rules.local * rules.above * around
+    level = np.clip(level, rules.lowest * split, rules.highest * split)
     found = ((h > level) & planes.stained).astype(np.uint8)
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, disc(rules.close_um / planes.um))
     return _fill_holes(closed, planes, rules.hole_um2)
@@ -355,12 +391,12 @@ def _relabel_seams(seams: dict[tuple[int, int], float], parent: list[int]) -> di
 
 
 def _draw_edges(
-    basins: Labels, h: Plane, nuclear: NDArray[np.uint8], planes: Planes, rules: NucleusRules
+    basins: Labels, h: Plane, nuclear: NDArray[np.uint8], split: float, planes: Planes, rules: NucleusRules
 ) -> NDArray[np.uint8]:
     """Draw each nucleus's own edge: between the mean of its inside and the mean of the rest of its basin."""
     n = int(basins.max()) + 1
     within, outside = _measure_sides(basins, (nuclear > 0) & (basins > 0), h, n)
-    level = (1 - rules.pull) * (rules.edge * within + (1 - rules.edge) * outside) + rules.pull * planes.split
+    level = (1 - rules.pull) * (rules.edge * within + (1 - rules.edge) * outside) + rules.pull * split
     level[0] = np.inf
     inside = h > level.astype(np.float32)[basins]
     filled = _fill_holes((inside & planes.stained).astype(np.uint8), planes, rules.hole_um2)

@@ -87,8 +87,8 @@ def _read_vertices(region: ElementTree.Element, path: Path) -> NDArray[np.float6
         points = np.full((1, 2), np.nan)
     if not len(points) or not np.isfinite(points).all():
         msg = (
-            f"AnnotationError: region {region.get('Id')} of '{path.name}' has {len(pairs)} vertices, none of them or one of "
-            "them no pair of numbers X, Y. Draw it again, or take it out."
+            f"AnnotationError: region {region.get('Id')} of '{path.name}' has {len(pairs)} vertices, none or not all "
+            "of them a pair of numbers X, Y. Draw it again, or take it out."
         )
         raise AnnotationError(msg)
     return points
