@@ -79,31 +79,31 @@ class NucleusRules:
     area_um2 : tuple of 2 floats
     """
 
-    blur_um: float = 0.5
-    local: float = 0.7
+    blur_um: float = 0.25
+    local: float = 0.6
     wide_um: float = 15.0
     otsu: float = 0.6
     otsu_range: tuple[float, float] = (0.75, 1.6)
     above: float = 1.1
     lowest: float = 0.75
     highest: float = 1.6
-    close_um: float = 0.8
+    close_um: float = 0.5
     hole_um2: float = 50.0
-    cap_um: float = 3.7
+    cap_um: float = 3.8
     seed_um: float = 0.9
     apart_um: float = 2.1
     mix: float = 2.5
-    fine_um: float = 1.15
+    fine_um: float = 1.2
     band_um: float = 4.0
-    seam: float = 0.9
+    seam: float = 0.95
     valley: float = 0.97
     joined_um2: float = 300.0
     grow_um: float = 2.0
     edge: float = 0.45
     pull: float = 0.4
     round_um: float = 0.6
-    hull: float = 0.95
-    hull_level: float = 0.2
+    hull: float = 0.92
+    hull_level: float = 0.3
     contrast: float = 0.12
     area_um2: tuple[float, float] = (9.0, 600.0)
 
