@@ -68,7 +68,7 @@ class NucleusRules:
         this share of the paler one, and their area is no larger.
     grow_um, edge, pull : float
         How far the own edge may lie outside the common one; where it lies between outside (0) and inside (1); weight
-        of the tile's threshold.
+        of the threshold before.
     round_um : float
         SD of the smoothing of outlines.
     hull, hull_level : float
@@ -80,13 +80,13 @@ class NucleusRules:
     """
 
     blur_um: float = 0.25
-    local: float = 0.6
-    wide_um: float = 15.0
+    local: float = 0.75
+    wide_um: float = 11.0
     otsu: float = 0.6
     otsu_range: tuple[float, float] = (0.75, 1.6)
     above: float = 1.1
     lowest: float = 0.75
-    highest: float = 1.6
+    highest: float = 2.0
     close_um: float = 0.5
     hole_um2: float = 50.0
     cap_um: float = 3.8
@@ -216,14 +216,14 @@ def segment_planes(planes: Planes, *, rules: NucleusRules = RULES) -> Labels:
     from skimage.segmentation import watershed
 
     h = smooth(planes.h, rules.blur_um, planes.um)
-    split = find_split(h, planes, rules)
-    nuclear = find_nuclear_area(h, split, planes, rules)
+    level = find_level(h, planes, rules)
+    nuclear = find_nuclear_area(h, level, planes, rules)
     ridge, seeds, n_seeds = place_seeds(h, nuclear, planes, rules)
     if n_seeds == 0:
         return np.zeros(h.shape, np.int32)
     reach = cv2.dilate(nuclear, disc(rules.grow_um / planes.um)) > 0
     basins = join_halves(watershed(-ridge, seeds, mask=reach), h, nuclear, um=planes.um, rules=rules)
-    return _select_objects(_draw_edges(basins, h, nuclear, split, planes, rules), basins, h, planes, rules)
+    return _select_objects(_draw_edges(basins, h, nuclear, level, planes, rules), basins, h, planes, rules)
 
 
 def find_split(h: Plane, planes: Planes, rules: NucleusRules = RULES) -> float:
@@ -250,15 +250,33 @@ def find_split(h: Plane, planes: Planes, rules: NucleusRules = RULES) -> float:
     return float(planes.split * np.clip(moved, *rules.otsu_range))
 
 
-def find_nuclear_area(h: Plane, split: float, planes: Planes, rules: NucleusRules = RULES) -> NDArray[np.uint8]:
-    """Part nuclei from the rest: the threshold lies between the tile's own and what the surroundings suggest.
+def find_level(h: Plane, planes: Planes, rules: NucleusRules = RULES) -> Plane:
+    """Return the threshold at every pixel: between the tile's own and what the surroundings suggest.
 
     Parameters
     ----------
     h : ndarray, (H, W), float32
-        Smoothed haematoxylin.
-    split : float
-        The tile's threshold.
+        Smoothed haematoxylin, typical nuclei.
+    planes : Planes
+    rules : NucleusRules
+
+    Returns
+    -------
+    ndarray, (H, W), float32
+    """
+    split = find_split(h, planes, rules)
+    around = smooth_wide(np.minimum(h, 1.5), rules.wide_um, planes.um)
+    level = (1 - rules.local) * split + rules.local * rules.above * around
+    return np.clip(level, rules.lowest * split, rules.highest * split).astype(np.float32)
+
+
+def find_nuclear_area(h: Plane, level: Plane, planes: Planes, rules: NucleusRules = RULES) -> NDArray[np.uint8]:
+    """Part nuclei from the rest and close small gaps and holes.
+
+    Parameters
+    ----------
+    h, level : ndarray, (H, W), float32
+        Smoothed haematoxylin and its threshold.
     planes : Planes
     rules : NucleusRules
 
@@ -267,9 +285,6 @@ def find_nuclear_area(h: Plane, split: float, planes: Planes, rules: NucleusRule
     ndarray, (H, W), uint8
         1 inside nuclei.
     """
-    around = smooth_wide(np.minimum(h, 1.5), rules.wide_um, planes.um)
-    level = (1 - rules.local) * split + rules.local * rules.above * around
-    level = np.clip(level, rules.lowest * split, rules.highest * split)
     found = ((h > level) & planes.stained).astype(np.uint8)
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, disc(rules.close_um / planes.um))
     return _fill_holes(closed, planes, rules.hole_um2)
@@ -391,14 +406,12 @@ def _relabel_seams(seams: dict[tuple[int, int], float], parent: list[int]) -> di
 
 
 def _draw_edges(
-    basins: Labels, h: Plane, nuclear: NDArray[np.uint8], split: float, planes: Planes, rules: NucleusRules
+    basins: Labels, h: Plane, nuclear: NDArray[np.uint8], level: Plane, planes: Planes, rules: NucleusRules
 ) -> NDArray[np.uint8]:
     """Draw each nucleus's own edge: between the mean of its inside and the mean of the rest of its basin."""
-    n = int(basins.max()) + 1
-    within, outside = _measure_sides(basins, (nuclear > 0) & (basins > 0), h, n)
-    level = (1 - rules.pull) * (rules.edge * within + (1 - rules.edge) * outside) + rules.pull * split
-    level[0] = np.inf
-    inside = h > level.astype(np.float32)[basins]
+    within, outside = _measure_sides(basins, (nuclear > 0) & (basins > 0), h, int(basins.max()) + 1)
+    own = (rules.edge * within + (1 - rules.edge) * outside).astype(np.float32)
+    inside = (h > (1 - rules.pull) * own[basins] + rules.pull * level) & (basins > 0)
     filled = _fill_holes((inside & planes.stained).astype(np.uint8), planes, rules.hole_um2)
     return np.asarray(smooth(filled.astype(np.float32), rules.round_um, planes.um) > 0.5, np.uint8)
 
