@@ -88,7 +88,7 @@ class NucleusRules:
     lowest: float = 0.75
     highest: float = 2.0
     close_um: float = 0.5
-    hole_um2: float = 50.0
+    hole_um2: float = 15.0
     cap_um: float = 3.8
     seed_um: float = 0.9
     apart_um: float = 2.1
