@@ -351,8 +351,9 @@ def join_halves(
     n = int(basins.max()) + 1
     inside = np.where(nuclear > 0, basins, 0).ravel()
     pixels = np.bincount(inside, minlength=n).astype(np.float64)
-    level = np.bincount(inside, weights=h.ravel(), minlength=n) / np.maximum(pixels, 1)
-    pairs, counts, seam_level = _measure_seams(inside.reshape(h.shape), smooth(h, rules.fine_um, um), n)
+    soft = smooth(h, rules.fine_um, um)  # near an edge as pale along the seam as elsewhere
+    level = np.bincount(inside, weights=soft.ravel(), minlength=n) / np.maximum(pixels, 1)
+    pairs, counts, seam_level = _measure_seams(inside.reshape(h.shape), soft, n)
     dark = seam_level >= rules.valley * level[pairs].min(axis=1)
     seams = {(int(a), int(b)): float(c) for (a, b), c in zip(pairs[dark], counts[dark] * um * PIXEL_EDGES, strict=True)}
     parent = _join_longest(seams, pixels * um**2, rules)
