@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from helpers.core.errors import FeatureError
 from helpers.features.nuclei import VERSION as NUCLEI_VERSION
 from helpers.features.nuclei import Labels, segment_planes, separate_checked
+from helpers.features.nuclei_scripted import ScriptedNuclei
 from helpers.features.nucleus_table import NUCLEUS_MEASURES, TYPICAL, Floats, Measure, Rows, measure_nuclei_rows
 from helpers.features.stain_texture import (
     QUANTILES,
@@ -60,7 +61,9 @@ FIGURE_NAMES = ("mitosis_like_per_mm2", "plate_like_per_mm2", "apoptosis_like_pe
 ARCHITECTURE_NAMES = ("epithelium_fraction", "lumen_fraction", "vacuole_fraction", "nuclear_cover_sd")
 
 
-def describe_pathomics(tile: NDArray[np.uint8], stain: Stain | None, *, um_per_px: float) -> dict[str, float]:
+def describe_pathomics(
+    tile: NDArray[np.uint8], stain: Stain | None, *, um_per_px: float, network: ScriptedNuclei | None = None
+) -> dict[str, float]:
     """Describe one tile by name.
 
     Parameters
@@ -69,6 +72,8 @@ def describe_pathomics(tile: NDArray[np.uint8], stain: Stain | None, *, um_per_p
     stain : Stain or None
         Of the slide; None is refused.
     um_per_px : float
+    network : ScriptedNuclei, optional
+        Outlines the nuclei in place of the default, which needs no weights.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def describe_pathomics(tile: NDArray[np.uint8], stain: Stain | None, *, um_per_p
         When the image is no RGB image of bytes, too coarse, or its stains are unknown.
     """
     planes = separate_checked(tile, stain, um_per_px=um_per_px)
-    labels = segment_planes(planes)
+    labels = segment_planes(planes) if network is None else network.segment(tile, um_per_px=um_per_px)
     nuclei = measure_nuclei_rows(labels, planes)
     return {
         **count_nuclei(nuclei, planes),
@@ -324,10 +329,18 @@ class Pathomics:
     """Outlined nuclei, their neighbourhood and texture in documented numbers; all lengths in um, no trained weights.
 
     See `helpers.features.pathomics` for the formulas and `FEATURE_TABLE` for names, units and meanings.
+
+    Parameters
+    ----------
+    network : ScriptedNuclei, optional
+        Outlines the nuclei in place of the default.
     """
 
     name = "pathomics"
     columns = COLUMNS
+
+    def __init__(self, network: ScriptedNuclei | None = None) -> None:
+        self._network = network
 
     @property
     def dimension(self) -> int:
@@ -336,11 +349,12 @@ class Pathomics:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Version of the formulas."""
+        """Version of the formulas, and the network where one outlines the nuclei."""
+        nuclei = f"nuclei {NUCLEI_VERSION}" if self._network is None else f"nuclei {self._network.identity}"
         return {
             "encoder": self.name,
-            "encoder_version": f"{VERSION} (nuclei {NUCLEI_VERSION})",
-            "weights_sha256": "",
+            "encoder_version": f"{VERSION} ({nuclei})",
+            "weights_sha256": "" if self._network is None else self._network.weights_sha256,
             "precision": "float32",
         }
 
@@ -362,7 +376,10 @@ class Pathomics:
             When the slide's stains are unknown, or the tiles are too coarse for nuclei.
         """
         try:
-            found = [describe_pathomics(tile, context.stain, um_per_px=context.um_per_px) for tile in tiles]
+            found = [
+                describe_pathomics(tile, context.stain, um_per_px=context.um_per_px, network=self._network)
+                for tile in tiles
+            ]
         except FeatureError as error:
             msg = f"FeatureError: slide '{context.slide_id}': {str(error).removeprefix('FeatureError: ')}"
             raise FeatureError(msg) from None
