@@ -57,6 +57,9 @@ class NucleusRules:
         The threshold that the surroundings suggest, in units of their mean.
     lowest, highest : float
         Bounds of the threshold, in units of the tile's.
+    nest, nest_um : float
+        Inside nests of purple cytoplasm: share of the mean of what lies above the threshold nearby that a nucleus must
+        exceed, and the SD of nearby.
     close_um, hole_um2 : float
         Gaps and holes that are closed.
     cap_um, seed_um, apart_um : float
@@ -87,6 +90,8 @@ class NucleusRules:
     above: float = 1.1
     lowest: float = 0.75
     highest: float = 2.0
+    nest: float = 0.65
+    nest_um: float = 7.0
     close_um: float = 0.5
     hole_um2: float = 15.0
     cap_um: float = 3.8
@@ -285,7 +290,10 @@ def find_nuclear_area(h: Plane, level: Plane, planes: Planes, rules: NucleusRule
     ndarray, (H, W), uint8
         1 inside nuclei.
     """
-    found = ((h > level) & planes.stained).astype(np.uint8)
+    stained = ((h > level) & planes.stained).astype(np.float32)
+    weight = smooth_wide(stained, rules.nest_um, planes.um)
+    typical = smooth_wide(stained * np.minimum(h, 2.0), rules.nest_um, planes.um) / np.maximum(weight, 1e-3)
+    found = ((stained > 0) & (h > rules.nest * typical)).astype(np.uint8)
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, disc(rules.close_um / planes.um))
     return _fill_holes(closed, planes, rules.hole_um2)
 
