@@ -145,10 +145,10 @@ def test_an_image_of_glass_has_no_stain_to_fit() -> None:
 
 
 def test_real_nuclei_agree_with_their_outlines_as_measured(shared_data: Path) -> None:
-    """Four outlined MoNuSeg breast images; the rules were set on none of them.
+    """Four outlined MoNuSeg breast images, all objects together; the rules were set on none of them.
 
-    Asked were 0.85, 0.62, 0.50 and a count within 20 %. Centroid F1 and aggregated Jaccard stay below; what was reached
-    is asserted, with a margin for another version of a library.
+    Asked were a centroid F1 of 0.85, an IoU F1 of 0.62, an aggregated Jaccard of 0.50 and a count within 20 %. IoU F1 and
+    count hold. The other two do not: 0.834 and 0.454 were measured, and less than that must not be lost.
     """
     folder, total = shared_data / "monuseg_breast", Agreement(**dict.fromkeys(Agreement.__dataclass_fields__, 0))
     for path in sorted((folder / "annotations").glob("*.xml")):
@@ -162,6 +162,6 @@ def test_real_nuclei_agree_with_their_outlines_as_measured(shared_data: Path) ->
     score = total.to_scores()
     assert score["n_truth"] == 1481
     assert 0.8 < score["count_ratio"] < 1.2
-    assert score["centroid_f1"] > 0.81
-    assert score["iou_f1"] > 0.60
-    assert score["aji"] > 0.42
+    assert score["iou_f1"] > 0.62
+    assert score["centroid_f1"] > 0.825
+    assert score["aji"] > 0.445

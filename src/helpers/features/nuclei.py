@@ -7,7 +7,10 @@ each nucleus, half-way between its inside and its surroundings → outline smoot
 convex hull → filters by area and contrast.
 
 All lengths are um, all areas um2, all levels typical nuclei. They were set on phantom slides, whose nuclei are known,
-and by eye on HER2ST sections and TCGA-BRCA images without outlines; never on the images that the tests score.
+and by eye on HER2ST sections, TCGA-BRCA and other images without outlines; never on the outlined images of the tests.
+
+Where it fails: epithelium with purple cytoplasm (nests run together), coarse chromatin (one nucleus in parts), spindle
+nuclei that touch round ones.
 
 References
 ----------
