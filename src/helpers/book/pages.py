@@ -95,6 +95,8 @@ def collect_pages(folder: Path, chapters: Sequence[Chapter]) -> dict[str, str]:
     -------
     dict of str to str
     """
+    from helpers.features.pathomics import write_feature_page
+
     root = paths.repo_root()
     pages = {f"chapters/{c.name}.ipynb": _clean_notebook(c.folder / "notebook.ipynb") for c in chapters}
     pages["index.md"] = (root / "docs" / "index.md").read_text(encoding="utf-8") + write_chapter_cards(chapters)
@@ -103,6 +105,7 @@ def collect_pages(folder: Path, chapters: Sequence[Chapter]) -> dict[str, str]:
     pages["scoreboard.md"] = write_scoreboard_page(folder)
     pages["reference/parameters.md"] = write_parameters_page()
     pages["reference/encoders.md"] = write_encoders_page()
+    pages["reference/pathomics.md"] = write_feature_page()
     pages["reference/speed.md"] = write_speed_page(paths.results_dir() / "bench" / "bench.json")
     pages["reference/validation.md"] = write_validation_page(paths.results_dir() / "validate" / "validate.md")
     pages["changelog.md"] = (root / "CHANGELOG.md").read_text(encoding="utf-8")
