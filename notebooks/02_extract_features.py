@@ -104,7 +104,7 @@ from helpers.slides.tiling import read_tile
 makers = make_encoders(spec, device=device)
 first = slides.iloc[0]
 plan = read_tiles(tiling / "tiles" / f"{first['slide_id']}.h5")
-fullest = int(np.argmax(plan.qc["tissue_fraction"].to_numpy()))
+fullest = int((plan.qc["haematoxylin"] * plan.qc["stained_fraction"]).idxmax())  # rich in nuclei
 with open_slide(resolve(first["path"]), slide_id=first["slide_id"], mpp=plan.mpp) as slide:
     tile = read_tile(slide, plan, fullest)
 
@@ -145,7 +145,7 @@ from helpers.figures.nuclei import plot_nuclei
 fig, axes = style.new_figure(width_mm=150, height_mm=78, columns=2)
 plot_tiles([tile], ["as scanned"], axes[:1], um_per_px=um_per_px)
 plot_nuclei(tile, labels, ax=axes[1], um_per_px=um_per_px)
-axes[1].set_title(f"{len(nuclei)} nuclei")
+axes[1].set_title(f"{len(nuclei)} nuclei", fontsize=6, fontweight="normal", pad=2)
 run.save_figure(fig, "nuclei_on_a_tile", table=nuclei)
 
 # %% [markdown]
