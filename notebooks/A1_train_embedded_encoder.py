@@ -110,7 +110,8 @@ import torch
 from helpers.models.pretraining import denormalise, draw_crops, list_stains
 
 rng = np.random.default_rng(spec.seed)
-rows = np.sort(rng.choice(np.flatnonzero(few.labels[:, :, :, 4].mean(axis=(1, 2)) > 0.3), 8, replace=False))
+tumorous = np.argsort(-few.labels[..., 4].mean(axis=(1, 2)), kind="stable")[: len(few.tiles) // 2]
+rows = np.sort(rng.choice(tumorous, min(8, len(tumorous)), replace=False))
 crops = draw_crops(few.tiles, rows, crop_px=spec.crop_px, shift_px=spec.shift_px, rng=rng)
 augment, slide_of = Augmenter(list_stains(few), seed=spec.seed), torch.from_numpy(few.slide[rows])
 views = [denormalise(augment(torch.from_numpy(crop), slide_of, view=view)) for view, crop in enumerate(crops)]
@@ -188,8 +189,8 @@ run.save_table(table, "probes")
 table.query("quantity == 'r2_score'").pivot(index="label", columns="encoder", values="value").round(2)
 
 # %% tags=["checks"]
-best = table.query("quantity == 'spearman' and encoder == 'phantom-s' and label == 'nuclear_density'")
-assert best["value"].item() > 0.5, "the features of phantom-s do not even hold how many nuclei a tile has"
+density = table.query("quantity == 'spearman' and label == 'nuclear_density'").set_index("encoder")["value"]
+assert density["phantom-s"] > density["random ResNet-50"], "phantom-s knows the number of nuclei no better than a network that was never trained"
 
 # %%
 from helpers.figures.encoders import name_label, plot_probe_forest

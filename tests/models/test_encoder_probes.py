@@ -9,6 +9,7 @@ import pytest
 from helpers.core.errors import ModelError
 from helpers.models.encoder_probes import (
     ProbeSet,
+    cut_tiles,
     draw_phantom_probe,
     predict_folds,
     probe_labels,
@@ -16,6 +17,7 @@ from helpers.models.encoder_probes import (
     read_monuseg_probe,
     scale_within,
     summarise_probes,
+    transfer_probe,
 )
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -114,3 +116,22 @@ def test_her2st_probes_hold_out_patients_and_centre_tiles_on_spots():
 def test_a_folder_without_outlines_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"annotations/\*\.xml"):
         read_monuseg_probe(tmp_path)
+
+
+def test_a_transferred_probe_is_fitted_on_the_source_and_judged_on_the_target():
+    features, source = make_probe()
+    target = ProbeSet("real", source.tiles[:50], pd.DataFrame({"count": source.labels["there"][:50]}), np.zeros(50, int), np.arange(50))
+    joined = transfer_probe(source, target, source.labels["there"].to_numpy(float), label="count")
+    assert joined.name == "real, fitted on the phantom"
+    assert (joined.fold == -1).sum() == 200
+    table = probe_labels(np.concatenate([features, features[:50]]), joined, rng=np.random.default_rng(0), n_boot=100)
+    assert read_value(table, "count")["n"] == 50
+    assert read_value(table, "count")["value"] > 0.95
+
+
+def test_tiles_are_cut_in_raster_order():
+    image = np.zeros((70, 70, 3), np.uint8)
+    image[:32, 32:64] = 7
+    tiles = cut_tiles(image, 32)
+    assert tiles.shape == (4, 32, 32, 3)
+    assert [int(tile.max()) for tile in tiles] == [0, 7, 0, 0]

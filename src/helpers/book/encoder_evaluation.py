@@ -24,15 +24,20 @@ from helpers.features.encoders import TileContext, make_encoder
 from helpers.features.store import FeatureBag
 from helpers.models.embedded import RECORD, WEIGHTS, encode_tiles, make_random_network, read_encoder
 from helpers.models.encoder_probes import (
+    MONUSEG_LABEL,
+    MONUSEG_TILE_PX,
     ProbeSet,
+    draw_phantom_probe,
     probe_labels,
     read_her2st_probe,
     read_monuseg_probe,
     summarise_probes,
+    transfer_probe,
 )
 from helpers.models.inputs import find_feature_files, make_measure, make_reader, select_tiles
 from helpers.models.linear import predict_study
 from helpers.models.pooling import pool_cases
+from helpers.phantom.pretraining import MPP
 from helpers.slides.reader import open_slide
 from helpers.slides.tilefile import read_tiles
 from helpers.slides.tiling import read_tile
@@ -213,6 +218,29 @@ def judge_cases(tables: dict[str, pd.DataFrame], cohort_run: Path, *, n_boot: in
     return pd.DataFrame(rows)
 
 
+def read_real_probes(her2st: Path | None, monuseg: Path | None, *, seed: int) -> list[ProbeSet]:
+    """Read the probe sets of real tissue that are at hand.
+
+    Parameters
+    ----------
+    her2st, monuseg : Path, optional
+        Folders of the data.
+    seed : int
+        Of the drawn slides on which a probe is fitted that then counts nuclei in MoNuSeg.
+
+    Returns
+    -------
+    list of ProbeSet
+    """
+    probes = [] if her2st is None else [read_her2st_probe(her2st)]
+    if monuseg is not None:
+        real = read_monuseg_probe(monuseg)
+        drawn = draw_phantom_probe(n_cases=18, n_external=0, seed=seed, slide_um=500.0, tile_px=MONUSEG_TILE_PX)
+        nuclei = drawn.labels["nuclear_density"].to_numpy(float) * (MONUSEG_TILE_PX * MPP / 1000.0) ** 2
+        probes += [real, transfer_probe(drawn, real, nuclei, label=MONUSEG_LABEL)]
+    return probes
+
+
 def read_ceiling(cohort_run: Path) -> dict[str, Any]:
     """Read what a perfect image score would reach, from the truth beside the phantom's slides.
 
@@ -265,8 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     few = {RANDOM: 12}
     report["tiles_per_slide"] = few
     report["cohort"] = _to_rows(evaluate_cohort(paths.resolve(given.profile_dir), encoders, few=few))
-    readers = {"her2st": read_her2st_probe, "monuseg": read_monuseg_probe}
-    probes = [reader(getattr(given, name)) for name, reader in readers.items() if getattr(given, name) is not None]
+    probes = read_real_probes(given.her2st, given.monuseg, seed=given.seed)
     report["probes"] = [row for probe in probes for row in _to_rows(probe_encoders(probe, encoders, seed=given.seed))]
     paths.write_json(report, folder / EVALUATION)
     for name in EMBEDDED:

@@ -46,6 +46,7 @@ BLOCK_SPOTS: Final = 4
 MONUSEG_TILE_PX: Final = 125
 """Edge of a tile of a MoNuSeg image at 0.5 um per px: 16 tiles per image of 250 um."""
 MONUSEG_MPP: Final = 0.25
+MONUSEG_LABEL: Final = "nuclei per tile"
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ def scale_within(values: NDArray, groups: NDArray) -> NDArray[np.float64]:
     return scaled
 
 
-def draw_phantom_probe(*, n_cases: int, n_external: int, seed: int, slide_um: float = 640.0) -> ProbeSet:
+def draw_phantom_probe(
+    *, n_cases: int, n_external: int, seed: int, slide_um: float = 640.0, tile_px: int = TILE_PX
+) -> ProbeSet:
     """Draw slides of the book's own domain (its sites, its nuclei, another seed); the external site is predicted.
 
     Parameters
@@ -173,11 +176,13 @@ def draw_phantom_probe(*, n_cases: int, n_external: int, seed: int, slide_um: fl
     seed : int
         Another one than any cohort's.
     slide_um : float
+    tile_px : int
+        Edge of a tile at 0.5 um per px.
 
     Returns
     -------
     ProbeSet
-        Tiles of 128 um, not JPEG-compressed; labels are those of the training domain, of whole tiles.
+        Tiles are not JPEG-compressed; labels are those of the training domain, of whole tiles.
     """
     spec = PhantomSpec(
         n_cases=n_cases, n_external=n_external, seed=seed, slide_um=slide_um, two_slide_fraction=0.0,
@@ -185,7 +190,7 @@ def draw_phantom_probe(*, n_cases: int, n_external: int, seed: int, slide_um: fl
     )  # fmt: skip
     truth = plan_cohort(spec)
     site = truth.slides_truth["site"].to_numpy()
-    drawn = [_draw_tiles(plan) for plan in truth.plans]
+    drawn = [_draw_tiles(plan, tile_px) for plan in truth.plans]
     counts = [len(tiles) for tiles, _ in drawn]
     external = np.repeat(site == EXTERNAL_SITE, counts)
     return ProbeSet(
@@ -197,17 +202,56 @@ def draw_phantom_probe(*, n_cases: int, n_external: int, seed: int, slide_um: fl
     )
 
 
-def _draw_tiles(plan: SlidePlan) -> tuple[Tiles, NDArray[np.float32]]:
+def _draw_tiles(plan: SlidePlan, tile_px: int) -> tuple[Tiles, NDArray[np.float32]]:
     """Draw a slide, bring it to `MPP`, keep the tiles that are half tissue."""
     rendered = render_slide(plan)
     edge = round(plan.slide_um / MPP)
     image = np.asarray(cv2.resize(rendered.image, (edge, edge), interpolation=cv2.INTER_AREA))
-    n = edge // TILE_PX
-    cut = image[: n * TILE_PX, : n * TILE_PX].reshape(n, TILE_PX, n, TILE_PX, 3).swapaxes(1, 2)
-    tiles = np.ascontiguousarray(cut.reshape(n * n, TILE_PX, TILE_PX, 3))
-    labels = label_squares(rendered, n_squares=n, square_um=TILE_PX * MPP).reshape(n * n, len(LABELS))
+    tiles = cut_tiles(image, tile_px)
+    labels = label_squares(rendered, n_squares=edge // tile_px, square_um=tile_px * MPP).reshape(-1, len(LABELS))
     keep = (tiles.min(axis=3) < 0.9 * min(plan.background)).mean(axis=(1, 2)) >= 0.5
     return tiles[keep], labels[keep]
+
+
+def cut_tiles(image: Tiles, tile_px: int) -> Tiles:
+    """Cut a square image into tiles in raster order; what is left over at the right and below is dropped.
+
+    Parameters
+    ----------
+    image : ndarray, (H, H, 3), uint8
+    tile_px : int
+
+    Returns
+    -------
+    ndarray, (n, tile_px, tile_px, 3), uint8
+    """
+    n = image.shape[0] // tile_px
+    cut = image[: n * tile_px, : n * tile_px].reshape(n, tile_px, n, tile_px, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(cut.reshape(n * n, tile_px, tile_px, 3))
+
+
+def transfer_probe(source: ProbeSet, target: ProbeSet, labels: NDArray, *, label: str) -> ProbeSet:
+    """Fit on one set and judge on another: whether what holds on drawn tissue holds on real tissue.
+
+    Parameters
+    ----------
+    source : ProbeSet
+        Only ever fitted on.
+    target : ProbeSet
+        Only ever predicted; tiles of the same size.
+    labels : ndarray, (n,)
+        Of the source, in the unit of the target's `label`.
+    label : str
+
+    Returns
+    -------
+    ProbeSet
+    """
+    truth = np.concatenate([labels, target.labels[label].to_numpy(float)])
+    cluster = np.concatenate([source.cluster.astype(str), np.char.add("target ", target.cluster.astype(str))])
+    fold = np.concatenate([np.full(len(source.tiles), -1), np.zeros(len(target.tiles), int)])
+    tiles = np.concatenate([source.tiles, target.tiles])
+    return ProbeSet(f"{target.name}, fitted on the phantom", tiles, pd.DataFrame({label: truth}), fold, cluster)
 
 
 def read_her2st_probe(source: Path, *, window_um: float = 128.0) -> ProbeSet:
@@ -296,12 +340,10 @@ def read_monuseg_probe(source: Path) -> ProbeSet:
         image = tifffile.imread(source / "tissue_image" / f"{file.stem}.tif")[..., :3]
         edge = round(image.shape[0] * MONUSEG_MPP / MPP)
         small = np.asarray(cv2.resize(image, (edge, edge), interpolation=cv2.INTER_AREA))
-        n = edge // MONUSEG_TILE_PX
-        cut = small[: n * MONUSEG_TILE_PX, : n * MONUSEG_TILE_PX].reshape(n, MONUSEG_TILE_PX, n, MONUSEG_TILE_PX, 3)
-        tiles.append(cut.swapaxes(1, 2).reshape(n * n, MONUSEG_TILE_PX, MONUSEG_TILE_PX, 3))
-        labels.append(_count_centres(file, n=n, tile_px=MONUSEG_TILE_PX * MPP / MONUSEG_MPP))
+        tiles.append(cut_tiles(small, MONUSEG_TILE_PX))
+        labels.append(_count_centres(file, n=edge // MONUSEG_TILE_PX, tile_px=MONUSEG_TILE_PX * MPP / MONUSEG_MPP))
     image_of = np.repeat(np.arange(len(tiles)), [len(part) for part in tiles])
-    table = pd.DataFrame({"nuclei per tile": np.concatenate(labels)})
+    table = pd.DataFrame({MONUSEG_LABEL: np.concatenate(labels)})
     return ProbeSet("MoNuSeg breast", np.concatenate(tiles), table, image_of, np.arange(len(table)))
 
 
