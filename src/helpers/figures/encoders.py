@@ -86,14 +86,16 @@ def plot_loss(history: "pd.DataFrame", *, ax: "Axes", parts: Sequence[str]) -> "
     -------
     Axes
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     colours = (BLUE, ORANGE, VERMILION, BLACK, GREY)
     for colour, part in zip(colours, parts, strict=False):
         ax.plot(history["step"], history[part], color=colour, lw=0.4, alpha=0.3)
         ax.plot(history["step"], history[f"{part}_smooth"], color=colour, lw=1.2, label=name_label(part))
     ax.set_yscale("log")
-    for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        axis_formatter("{x:g}")
-    ax.tick_params(axis="y", which="minor", labelsize=6)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
     if len(parts) > 1:
