@@ -455,3 +455,27 @@ class ScoreboardSpec(Spec):
         ("planted", "published", "baseline", "control"), description="comparisons drawn, in this order"
     )
     max_rows: int = Field(40, ge=1, le=200, description="rows per figure; the rest stands in the tables")
+
+
+class EmbeddedEncoderSpec(Spec):
+    """Chapter A1: how the embedded encoders were trained, and by which probes they are judged."""
+
+    chapter: ClassVar[str] = "A1_train_embedded_encoder"
+    upstream: ClassVar[tuple[str, ...]] = ()
+
+    train: bool = Field(False, description="train anew into the run's folder; False: load what lies in encoders_dir")
+    encoders_dir: PathStr = Field("data/encoders", description="folder of phantom-s and phantom-s-morphology")
+    training_seed: int = Field(90001, ge=0, le=2**31 - 1, description="of the training slides, weights and crops")
+    n_slides: int = Field(320, ge=4, le=100_000, description="training slides")
+    slide_um: float = Field(640.0, ge=200.0, le=5_000.0, description="edge of a training slide, um")
+    steps: int = Field(700, ge=1, le=10_000_000, description="steps of a cycle of the self-supervised variant")
+    cycles: int = Field(2, ge=1, le=1000, description="cycles, each with a warm restart of the learning rate")
+    crop_px: int = Field(80, ge=32, le=256, description="edge of a view, px at 0.5 um per px")
+    shift_px: int = Field(10, ge=0, le=224, description="most that two views of a place lie apart, px")
+    morphology_steps: int = Field(450, ge=1, le=10_000_000, description="steps of the variant that learns morphology")
+    batch_size: int = Field(128, ge=2, le=65_536, description="places per step")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="largest step of AdamW")
+    n_probe_cases: int = Field(18, ge=6, le=10_000, description="development slides drawn for the probes")
+    n_probe_external: int = Field(9, ge=3, le=10_000, description="slides of the external site drawn for the probes")
+    seed: int = Field(90002, ge=0, le=2**31 - 1, description="of the probes' slides, bootstrap and random control")
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of slides")
