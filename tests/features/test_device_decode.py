@@ -210,7 +210,7 @@ def test_a_decoder_that_repeats_chroma_is_used_and_its_difference_stated(
         decoding = plan_decoding(slide, lay_tiles(slide, edge_l0=(100, 100), tile_px=100, step=90), CPU)
     assert decoding.note == ""
     assert 0.1 < decoding.mean_difference < MAX_MEAN_DIFFERENCE / 2
-    assert decoding.max_difference > 5
+    assert 5 < decoding.max_difference < 40
 
 
 def test_a_decoder_that_mistakes_colours_is_not_used(make_tissue: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ HOST_DECODERS: Final = {"jpeg-tiff": "libjpeg-turbo", "openslide": "openslide"}
 N_CHECKED: Final = 4
 """Native tiles of a slide on which the device's decoder is compared with libjpeg-turbo."""
 MAX_MEAN_DIFFERENCE: Final = 3.0
-"""Grey levels. Chroma that is repeated instead of interpolated makes 0.3 to 0.8 on tissue, red and blue exchanged 7 to
+"""Grey levels. Chroma that is repeated instead of interpolated makes 0.2 to 0.8 on tissue, red and blue exchanged 7 to
 10, YCbCr taken for RGB 50."""
 OUT_OF_MEMORY: Final = "out of memory"
 
