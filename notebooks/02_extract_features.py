@@ -127,6 +127,32 @@ pd.Series(values, index=names, name=makers[0].name).head(20).round(3).to_frame()
 # These are the first of the values in one row of the feature matrix.
 # Read them against the picture: a tile full of tumour has a large nuclear share, a tile of stroma has long smooth fibres and few dark objects.
 #
+# ## Nuclei on the same tile
+#
+# Pathologists count and measure nuclei, and so does the encoder `pathomics`.
+# Haematoxylin is separated with the slide's own vectors and each nucleus gets its own edge; no trained weights are needed.
+# Areas are in µm², and haematoxylin 1 is the slide's typical nucleus.
+
+# %%
+from helpers.features.nucleus_table import tabulate_nuclei
+
+context = describe_context(plan)
+labels, nuclei = tabulate_nuclei(tile, context.stain, um_per_px=context.um_per_px)
+nuclei[["area_um2", "diameter_um", "eccentricity", "h_mean", "nearest_um"]].describe().round(2)
+
+# %%
+from helpers.figures.nuclei import plot_nuclei
+
+fig, axes = style.new_figure(width_mm=150, height_mm=78, columns=2)
+plot_tiles([tile], ["as scanned"], axes[:1], um_per_px=um_per_px)
+plot_nuclei(tile, labels, ax=axes[1], um_per_px=um_per_px)
+axes[1].set_title(f"{len(nuclei)} nuclei")
+run.save_figure(fig, "nuclei_on_a_tile", table=nuclei)
+
+# %% [markdown]
+# Look where it fails: crowded nests run together, pale nuclei are missed.
+# On outlined images of real breast cancer the overlap is F1 0.65 at an IoU of 0.5, so read counts as counts of look-alikes.
+#
 # ## The cohort
 #
 # Threads decode and encode slide by slide; slides fail alone, and a region that cannot be decoded is a failure of its slide, never a white tile.

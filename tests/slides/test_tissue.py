@@ -95,3 +95,18 @@ def test_outlines_lie_in_level_0_px_and_holes_know_their_parent() -> None:
     ring = points[outer[0, 0] : outer[0, 1]]
     assert (ring.min(axis=0).tolist(), ring.max(axis=0).tolist()) == ([55.0, 90.0], [245.0, 310.0])
     assert holes[0, 2] == np.flatnonzero(rings[:, 2] == -1)[0]
+
+
+def test_glass_in_a_corner_is_no_hole_however_small(make_slide: MakeSlide) -> None:
+    """Tissue that fills the scan leaves small pockets of glass at its corners; a pocket inside it is filled."""
+    image = np.full((900, 900, 3), 245, np.uint8)
+    y, x = np.mgrid[:900, :900]
+    tissue = np.hypot(x - 450, y - 450) < 560
+    tissue &= np.hypot(x - 450, y - 450) > 40
+    image[tissue] = (190, 110, 170)
+    with open_slide(make_slide(image), slide_id="S-1") as slide:
+        found = find_tissue(slide, method="robust", um_per_px=8.0, min_area_um2=20_000)
+    middle = found.mask.shape[0] // 2
+    assert found.mask[middle, middle], "a pocket inside tissue is tissue"
+    assert not found.mask[[0, 0, -1, -1], [0, -1, 0, -1]].any(), "glass at a corner was filled"
+    assert found.mask.mean() == pytest.approx((np.hypot(x - 450, y - 450) < 560).mean(), abs=0.02)

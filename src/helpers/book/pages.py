@@ -12,6 +12,7 @@ from helpers.book.params import find_spec, list_notebooks, read_parameters
 from helpers.book.scoreboard import collect_scores
 from helpers.core import paths, provenance
 from helpers.core.specs import RUN_PARAMETERS, PhantomSpec, Spec
+from helpers.features.registry import REGISTRY, describe_entry
 
 KINDS = {
     "planted": "The truth is known because we planted it. The reference is the value of the same estimand.",
@@ -94,6 +95,8 @@ def collect_pages(folder: Path, chapters: Sequence[Chapter]) -> dict[str, str]:
     -------
     dict of str to str
     """
+    from helpers.features.pathomics import write_feature_page
+
     root = paths.repo_root()
     pages = {f"chapters/{c.name}.ipynb": _clean_notebook(c.folder / "notebook.ipynb") for c in chapters}
     pages["index.md"] = (root / "docs" / "index.md").read_text(encoding="utf-8") + write_chapter_cards(chapters)
@@ -101,6 +104,8 @@ def collect_pages(folder: Path, chapters: Sequence[Chapter]) -> dict[str, str]:
     pages["gallery.md"] = write_gallery(folder.name, chapters)
     pages["scoreboard.md"] = write_scoreboard_page(folder)
     pages["reference/parameters.md"] = write_parameters_page()
+    pages["reference/encoders.md"] = write_encoders_page()
+    pages["reference/pathomics.md"] = write_feature_page()
     pages["reference/speed.md"] = write_speed_page(paths.results_dir() / "bench" / "bench.json")
     pages["reference/validation.md"] = write_validation_page(paths.results_dir() / "validate" / "validate.md")
     pages["changelog.md"] = (root / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -321,6 +326,29 @@ def _parameter_table(spec: type[Spec], defaults: Mapping[str, Any]) -> str:
 def _describe_bound(item: object) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     return next((f"{sign} {getattr(item, name):,g}" for name, sign in signs.items() if hasattr(item, name)), "")
+
+
+def write_encoders_page() -> str:
+    """Return the page of the encoders, from the registry.
+
+    Returns
+    -------
+    str, MyST Markdown
+    """
+    head = (
+        "# Encoders\n\nWhat turns a tile into numbers, by the name a profile gives (`encoders:` of chapter 02).\n"
+        "Weights lie in `data/encoders/<encoder>/`, in a folder that `HISTOBOOK_ENCODERS` names, or where the profile "
+        "says (`weights:`); `histobook encoders` shows which are here.\n"
+        "No encoder ever runs on random weights unless its name says `random`.\n\n"
+    )
+    columns = ("encoder", "kind", "dimension", "input", "mpp", "pooling", "weights", "licence", "about")
+    lines = ["| " + " | ".join(columns) + " |", "|---|---|---:|---|---:|---|---|---|---|"]
+    for entry in REGISTRY.values():
+        facts = describe_entry(entry)
+        gate = f" {facts['gate']}." if facts["gate"] else ""
+        lines.append("| " + " | ".join([f"`{entry.name}`", *(facts[name] for name in columns[1:-1])]) +
+                     f" | {facts['about']}.{gate} |")  # fmt: skip
+    return head + "\n".join(lines) + "\n"
 
 
 def write_speed_page(bench: Path) -> str:

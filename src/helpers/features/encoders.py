@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from helpers.core.errors import FeatureError
 from helpers.features.networks import Precision, TimmNetwork, choose_precision, draw_weights
+from helpers.features.pathomics import Pathomics
 from helpers.features.registry import REGISTRY, EncoderEntry
 from helpers.features.stain_texture import COLUMNS as STAIN_TEXTURE_COLUMNS
 from helpers.features.stain_texture import VERSION as STAIN_TEXTURE_VERSION
@@ -247,7 +248,7 @@ def find_entry(name: str) -> EncoderEntry:
 
 
 _DESCRIPTORS: Mapping[str, Callable[[], Encoder]] = MappingProxyType(
-    {"stain_texture": StainTexture, "mean_colour": MeanColour}
+    {"stain_texture": StainTexture, "mean_colour": MeanColour, "pathomics": Pathomics}
 )
 
 

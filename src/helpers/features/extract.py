@@ -47,10 +47,12 @@ STAGE = "extract_features"
 VERSION = "2"
 """Raised whenever the same tiles and encoder would give other features: part of every key."""
 LIBRARIES = (
-    "histobook", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "h5py", "torch", "timm",
+    "histobook", "numpy", "scipy", "scikit-image", "opencv-python-headless", "openslide-python", "openslide-bin",
+    "h5py", "torch", "timm",
 )  # fmt: skip
 BATCH_FIELDS = (
     "encoders", "weights", "precision", "compile_networks", "decode", "max_failed", "n_shown", "n_permutations",
+    "n_normalised",
 )  # fmt: skip
 """Fields of the spec that do not decide a slide's features, or do so through the identity of encoder or decoder."""
 

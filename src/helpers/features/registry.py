@@ -86,12 +86,16 @@ class EncoderEntry:
 
 
 def _list_descriptors() -> tuple[EncoderEntry, ...]:
-    from helpers.features.stain_texture import COLUMNS
+    from helpers.features import pathomics, stain_texture
 
     return (
         EncoderEntry(
-            name="stain_texture", kind="descriptor", dimension=len(COLUMNS),
+            name="stain_texture", kind="descriptor", dimension=len(stain_texture.COLUMNS),
             about="nuclei, chromatin texture, mitosis-like figures, stroma, lumina; lengths in um, stains per slide",
+        ),
+        EncoderEntry(
+            name="pathomics", kind="descriptor", dimension=len(pathomics.COLUMNS),
+            about="outlined nuclei, their shape, chromatin and neighbourhood, GLCM and LBP, stains; lengths in um",
         ),
         EncoderEntry(
             name="mean_colour", kind="control", dimension=13,

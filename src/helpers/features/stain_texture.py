@@ -328,9 +328,7 @@ def measure_chromatin(planes: Planes, depth: Plane) -> dict[str, float]:
     inside &= (depth > 0.9) & (smooth(planes.h, 1.5, planes.um) < DARK)
     n_inside = int(inside.sum())
     found = {"chromatin_area_fraction": n_inside / inside.size}
-    fine = planes.h - smooth(planes.h, 1.0, planes.um)
-    coarse = smooth(planes.h, 0.7, planes.um) - smooth(planes.h, 1.8, planes.um)
-    for name, band in (("fine", fine), ("coarse", coarse)):
+    for name, band in zip(("fine", "coarse"), separate_grain(planes), strict=True):
         values = band[inside] if n_inside > 50 else np.zeros(1, np.float32)
         spread = float(values.std())
         found |= {
@@ -340,6 +338,22 @@ def measure_chromatin(planes: Planes, depth: Plane) -> dict[str, float]:
             f"chromatin_{name}_clearings": float((values < -0.15).mean()),
         }
     return found
+
+
+def separate_grain(planes: Planes) -> tuple[Plane, Plane]:
+    """Return haematoxylin at two grain sizes of chromatin: below about 1 um, and between about 1 and 2 um.
+
+    Parameters
+    ----------
+    planes : Planes
+
+    Returns
+    -------
+    fine, coarse : ndarray, (H, W), float32
+        Differences from the surroundings, in typical nuclei.
+    """
+    fine = planes.h - smooth(planes.h, 1.0, planes.um)
+    return fine, smooth(planes.h, 0.7, planes.um) - smooth(planes.h, 1.8, planes.um)
 
 
 @dataclass(frozen=True)

@@ -101,22 +101,39 @@ def plot_slide(
     rings = [table.points[start:end] * [scale_x, scale_y] for start, end, _ in table.rings]
     closed = [np.vstack([ring, ring[:1]]) for ring in rings]
     ax.add_collection(LineCollection(closed, colors=BLACK, lw=0.8, gid="tissue"))
-    _frame_image(ax)
+    frame_image(ax)
     um_per_px = float(table.attributes["mpp_x"]) / scale_x
-    add_scale_bar(ax, um_per_px=um_per_px, length_um=_pick_length(um_per_px * image.shape[1]))
+    add_scale_bar(ax, um_per_px=um_per_px, length_um=pick_length(um_per_px * image.shape[1]))
     ax.set_title(title)
     return ax
 
 
-def _frame_image(ax: "Axes") -> None:
+def frame_image(ax: "Axes") -> None:
+    """Take ticks and spines off an image.
+
+    Parameters
+    ----------
+    ax : Axes
+    """
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
 
 
-def _pick_length(width_um: float) -> float:
-    """Return a round length of about a fifth of the width, um."""
+def pick_length(width_um: float) -> float:
+    """Return a round length for a scale bar: at most a fifth of the width.
+
+    Parameters
+    ----------
+    width_um : float
+        Of the image.
+
+    Returns
+    -------
+    float
+        1, 2 or 5 times a power of ten, um.
+    """
     rough = width_um / 5
     power = 10.0 ** np.floor(np.log10(rough))
     return float(max(step * power for step in (1, 2, 5) if step * power <= rough))
@@ -223,8 +240,8 @@ def plot_tiles(
         ax.set_visible(False)
     for image, title, ax in zip(images, titles, axes, strict=False):
         ax.imshow(image, interpolation="antialiased")
-        _frame_image(ax)
-        add_scale_bar(ax, um_per_px=um_per_px, length_um=_pick_length(um_per_px * image.shape[1]))
+        frame_image(ax)
+        add_scale_bar(ax, um_per_px=um_per_px, length_um=pick_length(um_per_px * image.shape[1]))
         ax.set_title(title, fontsize=6, fontweight="normal", pad=2)
     return axes
 

@@ -29,7 +29,7 @@ from helpers.slides.tilefile import TileTable, read_attribute, write_tiles
 from helpers.slides.tissue import Tissue, compute_cover, find_tissue, outline_tissue
 
 STAGE = "tile_slides"
-VERSION = "2"
+VERSION = "3"
 """Raised whenever the same slide and spec would give other tiles: part of every key."""
 LIBRARIES = ("histobook", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "h5py")
 ANNOTATION_FIELDS = ("annotation_classes", "annotation_use")

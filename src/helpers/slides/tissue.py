@@ -220,7 +220,7 @@ def _clean(mask: Bools, um_per_px: float, min_area_um2: float) -> Bools:
     closed = np.asarray(cv2.morphologyEx(opened, cv2.MORPH_CLOSE, _disc(CLOSE_UM / um_per_px)))
     min_px = min_area_um2 / um_per_px**2
     kept = _drop_small(closed > 0, min_px)
-    return ~_drop_small(~kept, min_px * HOLE_FRACTION)
+    return kept | _find_holes(~kept, min_px * HOLE_FRACTION)
 
 
 def _disc(diameter_px: float) -> Any:
@@ -233,6 +233,16 @@ def _drop_small(mask: Bools, min_px: float) -> Bools:
     large = stats[:, cv2.CC_STAT_AREA] >= min_px
     large[0] = False
     return np.asarray(large[labels], dtype=bool)
+
+
+def _find_holes(glass: Bools, max_px: float) -> Bools:
+    """Return small islands of glass that tissue encloses; glass at the edge of the scan may go on beyond it."""
+    n_labels, labels, stats, _ = cv2.connectedComponentsWithStats(glass.astype(np.uint8), connectivity=8)
+    hole = stats[:, cv2.CC_STAT_AREA] < max_px
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    hole[np.intersect1d(edge, np.arange(n_labels))] = False
+    hole[0] = False
+    return np.asarray(hole[labels], dtype=bool)
 
 
 def outline_tissue(tissue: Tissue) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
