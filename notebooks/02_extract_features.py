@@ -28,6 +28,7 @@ weights: dict = {}                         # local weights file of each network,
 stain_normalisation: str = "none"          # done to the tiles that networks see: none, macenko or reinhard
 precision: str = "auto"                    # arithmetic of networks; auto is bfloat16 where the device is made for it
 compile_networks: bool = False             # run networks through torch.compile first: minutes at the start
+decode: str = "host"                       # where JPEG tiles are decoded: host, or cuda (slightly other pixels)
 stored_as: str = "float32"                 # precision of the stored features
 batch_size: int = 64                       # tiles per batch
 seed: int = 20261                          # of samples shown, probe folds and random controls

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from helpers.book import bench, bench_peers, bench_slides
+from helpers.book import bench, bench_features, bench_peers, bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 
@@ -69,3 +69,43 @@ def test_without_peers_none_are_measured(monkeypatch):
 def test_a_peer_that_fails_says_its_last_line(tmp_path):
     with pytest.raises(RunError, match=r"the peer .* failed on 'S.svs': no such tool. Mend it"):
         bench_peers.run_peer(sys.executable, "raise SystemExit('no such tool')", tmp_path / "S.svs")
+
+
+@pytest.fixture
+def tiled(tmp_path, monkeypatch):
+    """Two copies of a small slide, tiled, and a small network to be timed on it."""
+    from helpers.slides.writer import write_pyramid
+    from tests.slides.conftest import draw_tissue
+
+    monkeypatch.setattr(bench_features, "N_COPIES", 2)
+    monkeypatch.setattr(bench_features, "N_TURNS", 1)
+    monkeypatch.setattr(bench_features, "TILE_PX", 128)
+    monkeypatch.setattr(bench_features, "NETWORKS", ("random_resnet18",))
+    write_pyramid(tmp_path / "S-1.svs", draw_tissue(900, 700), mpp=0.5, downsamples=(4,))
+    return bench_features.tile_copies(tmp_path / "S-1.svs", tmp_path)
+
+
+def test_decoding_on_a_card_is_not_measured_without_one(tiled, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert bench_features.measure_decoding(tiled, tmp_path) == []
+
+
+def test_decoding_on_a_card_is_measured_against_the_host_or_refused(tiled, tmp_path, monkeypatch):
+    """The CPU stands for the card, whose name the row bears."""
+    import torch
+
+    from helpers.features import device_decode
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
+    monkeypatch.setattr("helpers.core.device.pick_device", lambda name: cpu)
+    monkeypatch.setattr("helpers.features.extract.list_accelerators", lambda device: [cpu])
+    monkeypatch.setattr("helpers.features.extract.pick_decoding_device", lambda way, device="auto": cpu if way == "cuda" else None)
+    (row,) = bench_features.measure_decoding(tiled, tmp_path)
+    assert row["id"] == "features/decode_cuda"
+    assert row["compared_with"].endswith("both on a card")
+    assert row["ratio"] > 0
+    monkeypatch.setattr(device_decode, "MAX_MEAN_DIFFERENCE", -1.0)
+    with pytest.raises(RunError, match="slide 'copy-0' was decoded on the host: .* differs from libjpeg-turbo"):
+        bench_features.measure_decoding(tiled, tmp_path)

@@ -4,6 +4,7 @@ The bound of any pipeline is the model; where decoding wants the same cores, the
 says so. The weights are random: they decide nothing about speed.
 """
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -66,7 +67,92 @@ def measure_extraction() -> list[Row]:
         path = draw_phantom_slide(Path(folder))
         slides = tile_copies(path, Path(folder))
         rows = [row for name in NETWORKS for row in measure_encoder(name, slides, Path(folder))]
+        rows += measure_decoding(slides, Path(folder))
         return rows + stand_beside_lazyslide(path, rows[0]["value"], Path(folder))
+
+
+def measure_decoding(slides: "pd.DataFrame", folder: Path) -> list[Row]:
+    """Time the extraction with tiles decoded on the card beside tiles decoded on the host, the network on the card.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        As `tile_copies`.
+    folder : Path
+        With `tiles/`.
+
+    Returns
+    -------
+    list of dict
+        Empty where there is no CUDA device: then it is not measured.
+    """
+    import os
+
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    from helpers.book.bench import make_row
+    from helpers.core.specs import FeatureSpec
+
+    spec, workers = FeatureSpec(encoders=(NETWORKS[0],), batch_size=BATCH), os.cpu_count() or 1
+    ways = {way: spec.model_copy(update={"decode": way}) for way in ("host", "cuda")}
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(N_TURNS):
+        for way, chosen in ways.items():
+            run = functools.partial(extract, slides, chosen, folder, workers, device="cuda")
+            best[way] = min(best[way], time_once(run))
+    check_decoders(slides, folder)
+    n_tiles = count_tiles(slides, folder)
+    beside = f"decode: host, {workers} threads, both on {torch.cuda.get_device_name()}"
+    return [
+        make_row(
+            "features/decode_cuda", n_tiles / best["cuda"], "tiles/s", compared_with=beside,
+            ratio=best["host"] / best["cuda"],
+        )
+    ]  # fmt: skip
+
+
+def check_decoders(slides: "pd.DataFrame", folder: Path) -> None:
+    """Refuse to call a time that of the card where a slide fell back to the host.
+
+    Parameters
+    ----------
+    slides : DataFrame
+    folder : Path
+        With `features/`, as the card left them.
+
+    Raises
+    ------
+    RunError
+        Names the slide and why.
+    """
+    from helpers.core.errors import RunError
+    from helpers.slides.tilefile import read_attribute
+
+    for slide_id in slides["slide_id"]:
+        note = read_attribute(folder / "features" / NETWORKS[0] / f"{slide_id}.h5", "decoder_note")
+        if note:
+            msg = f"RunError: features/decode_cuda: slide '{slide_id}' was {note}. Its time is not that of the card."
+            raise RunError(msg)
+
+
+def count_tiles(slides: "pd.DataFrame", folder: Path) -> int:
+    """Count the tiles of the cohort.
+
+    Parameters
+    ----------
+    slides : DataFrame
+    folder : Path
+        With `tiles/`.
+
+    Returns
+    -------
+    int
+    """
+    from helpers.slides.tilefile import read_tiles
+
+    return sum(len(read_tiles(folder / "tiles" / f"{slide_id}.h5").coords_l0) for slide_id in slides["slide_id"])
 
 
 def stand_beside_lazyslide(path: Path, ours: float, folder: Path) -> list[Row]:
@@ -226,12 +312,11 @@ def plan_work(
 
     from helpers.features.encoders import make_encoder
     from helpers.features.networks import TimmNetwork
-    from helpers.slides.tilefile import read_tiles
 
     n_cores = os.cpu_count() or 1
     network = make_encoder(name, precision=spec.precision, device="cpu")
     assert isinstance(network, TimmNetwork)
-    n_tiles = sum(len(read_tiles(folder / "tiles" / f"{slide_id}.h5").coords_l0) for slide_id in slides["slide_id"])
+    n_tiles = count_tiles(slides, folder)
     edge = network.entry.size_px
     batch = torch.randn(spec.batch_size, 3, edge, edge).contiguous(memory_format=torch.channels_last)
     sizes = [min(spec.batch_size, n_tiles - start) for start in range(0, n_tiles, spec.batch_size)]
@@ -243,7 +328,7 @@ def plan_work(
     }, n_tiles  # fmt: skip
 
 
-def extract(slides: "pd.DataFrame", spec: "FeatureSpec", folder: Path, workers: int) -> None:
+def extract(slides: "pd.DataFrame", spec: "FeatureSpec", folder: Path, workers: int, *, device: str = "cpu") -> None:
     """Extract the cohort anew.
 
     Parameters
@@ -252,13 +337,14 @@ def extract(slides: "pd.DataFrame", spec: "FeatureSpec", folder: Path, workers: 
     spec : FeatureSpec
     folder : Path
     workers : int
+    device : str
     """
     from helpers.features.extract import extract_cohort
 
     shutil.rmtree(folder / "features", ignore_errors=True)
     extract_cohort(
         slides, spec, tiles_folder=folder / "tiles", folder=folder, ledger=folder / "ledger.parquet",
-        workers=workers, device="cpu",
+        workers=workers, device=device,
     )  # fmt: skip
 
 

@@ -309,6 +309,9 @@ class FeatureSpec(Spec):
         "auto", description="arithmetic of the networks; auto: bfloat16 where the device has instructions for it"
     )
     compile_networks: bool = Field(False, description="run networks through torch.compile (minutes at the start)")
+    decode: Literal["host", "cuda"] = Field(
+        "host", description="where JPEG tiles are decoded; cuda: by nvJPEG on the card, with slightly other pixels"
+    )
     stored_as: Literal["float32", "float16"] = Field("float32", description="precision of the stored features")
     batch_size: int = Field(64, ge=1, le=4096, description="tiles per batch")
     seed: int = Field(20261, ge=0, le=2**31 - 1, description="of samples shown, probe folds and random controls")

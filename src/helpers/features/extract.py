@@ -2,13 +2,14 @@
 
 A feature file's key is the tile file's key (slide, tiling spec, libraries), the encoder's identity (version, weights,
 precision), the whole feature spec but for what concerns the batch, and the versions of the libraries. A changed slide,
-weight or threshold therefore makes new features, and nothing else does.
+weight or threshold therefore makes new features, and nothing else does. Where a card decodes, its decoder is part of
+the key too, because its pixels differ; a slide that it could not decode says so in the ledger and in its files.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +20,28 @@ from helpers.core.ledger import run_batch
 from helpers.core.paths import resolve
 from helpers.core.provenance import compute_key, fingerprint, list_versions
 from helpers.core.specs import FeatureSpec
+from helpers.features.device_decode import (
+    Decoding,
+    describe_host,
+    fetch_tiles,
+    iterate_on_device,
+    name_decoder,
+    pick_decoding_device,
+    plan_decoding,
+)
 from helpers.features.encoders import Encoder, Features, TileContext, Tiles, make_encoder
 from helpers.features.networks import TimmNetwork
 from helpers.features.pipeline import Feeder, Throughput, open_feeder, share_cores
 from helpers.features.store import write_features
 from helpers.slides.audit import fit_slide_normaliser
+from helpers.slides.jpegtiff import NotDirectError
 from helpers.slides.reader import open_slide
 from helpers.slides.stain import Stain
 from helpers.slides.tilefile import TileTable, read_attribute, read_tiles
 from helpers.slides.tiling import iterate_tiles, pick_shard, use_one_thread_each
+
+if TYPE_CHECKING:
+    import torch
 
 STAGE = "extract_features"
 VERSION = "2"
@@ -36,9 +50,11 @@ LIBRARIES = (
     "histobook", "numpy", "scipy", "scikit-image", "opencv-python-headless", "openslide-python", "openslide-bin",
     "h5py", "torch", "timm",
 )  # fmt: skip
-BATCH_FIELDS = ("encoders", "weights", "precision", "compile_networks", "max_failed", "n_shown",
-                "n_permutations", "n_normalised")  # fmt: skip
-"""Fields of the spec that do not decide a slide's features, or do so through the identity of the encoder."""
+BATCH_FIELDS = (
+    "encoders", "weights", "precision", "compile_networks", "decode", "max_failed", "n_shown", "n_permutations",
+    "n_normalised",
+)  # fmt: skip
+"""Fields of the spec that do not decide a slide's features, or do so through the identity of encoder or decoder."""
 
 
 def make_encoders(spec: FeatureSpec, *, device: str = "auto") -> list[Encoder]:
@@ -56,8 +72,10 @@ def make_encoders(spec: FeatureSpec, *, device: str = "auto") -> list[Encoder]:
     Raises
     ------
     FeatureError
-        When a name is unknown or occurs twice, weights are missing, or weights are given for no encoder of the spec.
+        When a name is unknown or occurs twice, weights are missing, or weights are given for no encoder of the spec;
+        when a card is to decode and there is none.
     """
+    pick_decoding_device(spec.decode, device)
     stray = sorted(set(spec.weights) - set(spec.encoders))
     if stray or len(set(spec.encoders)) != len(spec.encoders):
         msg = (
@@ -94,7 +112,8 @@ def compute_feature_key(tiles_key: str, encoder: Encoder, spec: FeatureSpec) -> 
     """
     fields = {name: value for name, value in spec.key_fields().items() if name not in BATCH_FIELDS}
     versions = {name: list_versions()[name] for name in LIBRARIES}
-    return compute_key(STAGE, VERSION, tiles_key, encoder.identity, fields, versions)
+    decoder = [name_decoder("cuda")] if spec.decode == "cuda" else []
+    return compute_key(STAGE, VERSION, tiles_key, encoder.identity, fields, versions, *decoder)
 
 
 def extract_slide(
@@ -105,7 +124,7 @@ def extract_slide(
     *,
     folder: Path,
     feeder: Feeder | None = None,
-) -> tuple[str, str]:
+) -> tuple[str, str, str]:
     """Write `features/<encoder>/<id>.h5` for every encoder whose file is missing or of another key.
 
     Parameters
@@ -127,6 +146,8 @@ def extract_slide(
         'ok', or 'reused' where every file was there.
     key : str
         Of all files together.
+    note : str
+        Why the host decoded what a card was to decode; empty otherwise.
 
     Raises
     ------
@@ -142,13 +163,14 @@ def extract_slide(
     path = resolve(path)
     _check_same_slide(path, table)
     if missing:
-        found = encode_tiles(path, table, missing, spec, feeder=feeder)
+        found, decoding = encode_tiles(path, table, missing, spec, feeder=feeder)
         for encoder in missing:
-            attributes = describe_features(encoder, spec, key=keys[encoder.name])
+            attributes = describe_features(encoder, spec, key=keys[encoder.name]) | decoding.to_attributes()
             write_features(
                 targets[encoder.name], found[encoder.name], table, attributes=attributes, columns=encoder.columns
             )
-    return ("ok" if missing else "reused"), compute_key(*keys.values())
+    notes = {read_attribute(target, "decoder_note") or "" for target in targets.values()}
+    return ("ok" if missing else "reused"), compute_key(*keys.values()), "; ".join(sorted(notes - {""}))
 
 
 def _check_same_slide(path: Path, table: TileTable) -> None:
@@ -185,7 +207,7 @@ def describe_features(encoder: Encoder, spec: FeatureSpec, *, key: str) -> dict[
 
 def encode_tiles(
     path: Path, table: TileTable, encoders: Sequence[Encoder], spec: FeatureSpec, *, feeder: Feeder | None = None
-) -> dict[str, Features]:
+) -> tuple[dict[str, Features], Decoding]:
     """Decode the tiles of a slide once and encode them with every encoder.
 
     Parameters
@@ -200,30 +222,97 @@ def encode_tiles(
 
     Returns
     -------
-    dict of str to ndarray, (n_tiles, d), float32 or float16
+    features : dict of str to ndarray, (n_tiles, d), float32 or float16
         By encoder, in the order of `table`.
+    decoding : Decoding
     """
-    feeder = Feeder(Throughput()) if feeder is None else feeder
-    context = describe_context(table)
-    parts: dict[str, list[Callable[[], Features]]] = {encoder.name: [] for encoder in encoders}
+    if feeder is None:
+        feeder = Feeder(Throughput(), decoder=pick_decoding_device(spec.decode))
     with open_slide(path, slide_id=table.slide_id, mpp=float(table.attributes["mpp_x"])) as slide:
         normalise = plan_normalisation(path, table, encoders, spec)
-        batches = iterate_tiles(slide, table, batch_size=spec.batch_size, lend=feeder.lend)
-        for tiles in measure_waiting(batches, feeder.throughput):
-            normalised = normalise(tiles)
-            for encoder in encoders:
-                seen = tiles if encoder.needs_stains else normalised
-                parts[encoder.name].append(feeder.start(encoder, seen, context))
+        decoding = plan_decoding(slide, table, feeder.decoder)
+        if feeder.decoder is not None and not decoding.note:
+            batches = iterate_on_device(slide, table, batch_size=spec.batch_size, device=feeder.decoder)
+            try:
+                return encode_batches(batches, table, encoders, spec, feeder=feeder, normalise=normalise), decoding
+            except NotDirectError as error:
+                decoding = describe_host(slide, note=str(error))
+        on_host = iterate_tiles(slide, table, batch_size=spec.batch_size, lend=feeder.lend)
+        return encode_batches(on_host, table, encoders, spec, feeder=feeder, normalise=normalise), decoding
+
+
+def encode_batches(
+    batches: "Iterator[Tiles] | Iterator[torch.Tensor]",
+    table: TileTable,
+    encoders: Sequence[Encoder],
+    spec: FeatureSpec,
+    *,
+    feeder: Feeder,
+    normalise: Callable[[Tiles], Tiles] | None = None,
+) -> dict[str, Features]:
+    """Encode the batches of a slide with every encoder.
+
+    Parameters
+    ----------
+    batches : iterator of ndarray, (n, H, W, 3), or of Tensor, (n, 3, H, W), uint8
+    table : TileTable
+    encoders : sequence of Encoder
+    spec : FeatureSpec
+    feeder : Feeder
+    normalise : callable, (n, H, W, 3) -> (n, H, W, 3), optional
+
+    Returns
+    -------
+    dict of str to ndarray, (n_tiles, d), float32 or float16
+    """
+    context = describe_context(table)
+    parts: dict[str, list[Callable[[], Features]]] = {encoder.name: [] for encoder in encoders}
+    for tiles in measure_waiting(batches, feeder.throughput):
+        for encoder, seen in zip(encoders, show_tiles(tiles, encoders, normalise), strict=True):
+            parts[encoder.name].append(feeder.start(encoder, seen, context))
     with np.errstate(over="ignore"):  # what overflows float16 becomes infinite, which the store refuses
-        return {
+        found = {
             name: np.concatenate([finish().astype(spec.stored_as) for finish in blocks])
             for name, blocks in parts.items()
         }
+    feeder.throughput.add(n_tiles=len(table.coords_l0))
+    return found
+
+
+def show_tiles(
+    tiles: "Tiles | torch.Tensor", encoders: Sequence[Encoder], normalise: Callable[[Tiles], Tiles] | None
+) -> "list[Tiles | torch.Tensor]":
+    """Return what each encoder sees of a batch: as decoded or normalised, on the device or on the host.
+
+    Stains are normalised on the host, and descriptors work on arrays: what lies on a device is copied for them, once.
+
+    Parameters
+    ----------
+    tiles : ndarray, (n, H, W, 3), or Tensor, (n, 3, H, W), uint8
+    encoders : sequence of Encoder
+    normalise : callable, (n, H, W, 3) -> (n, H, W, 3), or None
+
+    Returns
+    -------
+    list of ndarray or Tensor
+        One per encoder; a tensor for networks only.
+    """
+    if isinstance(tiles, np.ndarray):
+        on_host = tiles
+    elif normalise is None and all(isinstance(encoder, TimmNetwork) for encoder in encoders):
+        return [tiles] * len(encoders)
+    else:
+        on_host = fetch_tiles(tiles)
+    plain = [tiles if isinstance(encoder, TimmNetwork) else on_host for encoder in encoders]
+    if normalise is None:
+        return plain
+    normalised = normalise(on_host)
+    return [seen if encoder.needs_stains else normalised for encoder, seen in zip(encoders, plain, strict=True)]
 
 
 def plan_normalisation(
     path: Path, table: TileTable, encoders: Sequence[Encoder], spec: FeatureSpec
-) -> Callable[[Tiles], Tiles]:
+) -> Callable[[Tiles], Tiles] | None:
     """Return what is done to a slide's tiles before encoders see them.
 
     Parameters
@@ -236,33 +325,35 @@ def plan_normalisation(
 
     Returns
     -------
-    callable, (n, H, W, 3) -> (n, H, W, 3)
-        Leaves tiles as they are where nothing is to be normalised.
+    callable, (n, H, W, 3) -> (n, H, W, 3), or None
+        None where nothing is to be normalised.
     """
     if spec.stain_normalisation == "none" or all(encoder.needs_stains for encoder in encoders):
-        return lambda tiles: tiles
+        return None
     return fit_slide_normaliser(path, table, spec.stain_normalisation).apply
 
 
-def measure_waiting(batches: Iterator[Tiles], throughput: Throughput) -> Iterator[Tiles]:
+def measure_waiting(
+    batches: "Iterator[Tiles] | Iterator[torch.Tensor]", throughput: Throughput
+) -> "Iterator[Tiles | torch.Tensor]":
     """Pass batches on, and add up how long each was waited for.
 
     Parameters
     ----------
-    batches : iterator of ndarray, (n, H, W, 3)
+    batches : iterator of ndarray or Tensor
     throughput : Throughput
         Is added to.
 
     Yields
     ------
-    ndarray
+    ndarray or Tensor
     """
     while True:
         began = time.perf_counter()
-        tiles = next(batches, None)
+        tiles: Any = next(batches, None)
         if tiles is None:
             return
-        throughput.add(n_tiles=len(tiles), decode_s=time.perf_counter() - began)
+        throughput.add(decode_s=time.perf_counter() - began)
         yield tiles
 
 
@@ -319,19 +410,22 @@ def extract_cohort(
     ------
     RunError
         When more than `spec.max_failed` slides failed, after all were tried.
+    FeatureError
+        As `make_encoders`, before anything is read.
     """
     encoders = make_encoders(spec, device=device)
     networks = any(isinstance(encoder, TimmNetwork) for encoder in encoders)
+    devices = list_accelerators(device) if networks else []
     throughput = Throughput()
     path_of = slides.set_index("slide_id")["path"].to_dict()
 
     with (
         use_one_thread_each(workers),
-        open_feeder(encoders, throughput, devices=list_accelerators(device) if networks else []) as feeder,
+        open_feeder(encoders, throughput, devices=devices, decoder=pick_decoding_device(spec.decode, device)) as feeder,
         share_cores(workers if networks else None) as share,
     ):
 
-        def work(slide_id: str) -> tuple[str, str]:
+        def work(slide_id: str) -> tuple[str, str, str]:
             share()
             tiles_path = tiles_folder / f"{slide_id}.h5"
             return extract_slide(path_of[slide_id], tiles_path, encoders, spec, folder=folder, feeder=feeder)

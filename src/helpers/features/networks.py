@@ -165,12 +165,13 @@ class TimmNetwork:
             compiled=self._compiled,
         )
 
-    def encode(self, tiles: NDArray[np.uint8], context: object = None) -> NDArray[np.float32]:
+    def encode(self, tiles: "NDArray[np.uint8] | torch.Tensor", context: object = None) -> NDArray[np.float32]:
         """Run the network on a batch.
 
         Parameters
         ----------
-        tiles : ndarray, (n, H, W, 3), uint8
+        tiles : ndarray, (n, H, W, 3), or Tensor, (n, 3, H, W), uint8
+            A tensor may lie on another device; its pixels must be there, not on their way.
         context : object
             Not read: a network sees pixels alone.
 
@@ -187,8 +188,8 @@ class TimmNetwork:
 
         try:
             with torch.inference_mode():
-                batch = torch.from_numpy(tiles).to(self.device, non_blocking=True)
-                return np.asarray(self.compute(batch.permute(0, 3, 1, 2)).float().cpu().numpy(), dtype=np.float32)
+                batch = place_tiles(tiles, self.device)
+                return np.asarray(self.compute(batch).float().cpu().numpy(), dtype=np.float32)
         except RuntimeError as error:
             if self.device.type == "cpu":
                 raise
@@ -225,6 +226,25 @@ class TimmNetwork:
         with torch.autocast(self.device.type, getattr(torch, self._precision), enabled=mixed):
             found: torch.Tensor = self._run(prepared)
         return found if self.entry.pooling == "model" else pool_tokens(found, self.network)
+
+
+def place_tiles(tiles: "NDArray[np.uint8] | torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """Bring a batch to a device: from memory, from another device, or not at all.
+
+    Parameters
+    ----------
+    tiles : ndarray, (n, H, W, 3), or Tensor, (n, 3, H, W), uint8
+    device : torch.device
+
+    Returns
+    -------
+    Tensor, (n, 3, H, W), uint8, channels last
+    """
+    import torch
+
+    if isinstance(tiles, torch.Tensor):
+        return tiles.to(device, non_blocking=True)
+    return torch.from_numpy(tiles).to(device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 def pool_tokens(tokens: "torch.Tensor", network: Any) -> "torch.Tensor":

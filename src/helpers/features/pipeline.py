@@ -3,7 +3,8 @@
 On a CPU decoding and networks want the same cores, so every worker thread decodes a batch and runs the network on it
 with its share of the cores: no queue, no copy, nobody waits. On accelerators the workers put batches (in pinned memory,
 where it is CUDA) into one bounded queue, which lives as long as the cohort; two threads per device take them out, so
-that one batch is copied while another is computed.
+that one batch is copied while another is computed. Where a card decodes too, its batches are tensors that already lie
+there, and go the same way.
 """
 
 import queue
@@ -14,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 
 from helpers.features.encoders import Encoder, Features, TileContext, Tiles
 from helpers.features.networks import TimmNetwork
+
+if TYPE_CHECKING:
+    import torch
 
 PER_DEVICE: Final = 2
 """Threads that feed one accelerator."""
@@ -106,7 +110,7 @@ class Order:
     """A batch on its way to an accelerator."""
 
     encoder: str
-    tiles: Tiles
+    tiles: "Tiles | torch.Tensor"
     done: Future[Features]
 
 
@@ -146,14 +150,14 @@ class DeviceQueue:
         for thread in self._threads:
             thread.join()
 
-    def submit(self, encoder: str, tiles: Tiles) -> Future[Features]:
+    def submit(self, encoder: str, tiles: "Tiles | torch.Tensor") -> Future[Features]:
         """Hand a batch over; waits while the queue is full.
 
         Parameters
         ----------
         encoder : str
             Name of a network.
-        tiles : ndarray, (n, H, W, 3), uint8
+        tiles : ndarray, (n, H, W, 3), or Tensor, (n, 3, H, W), uint8
             Must stay as it is until the result is there.
 
         Returns
@@ -214,10 +218,20 @@ class Feeder:
         Where networks run; without one every encoder runs in the thread that decodes.
     pinned : bool
         Whether batches lie in pinned memory, which CUDA copies without the CPU.
+    decoder : torch.device, optional
+        Where the slides' own tiles are decoded; by default here, on the CPU.
     """
 
-    def __init__(self, throughput: Throughput, *, devices: DeviceQueue | None = None, pinned: bool = False) -> None:
+    def __init__(
+        self,
+        throughput: Throughput,
+        *,
+        devices: DeviceQueue | None = None,
+        pinned: bool = False,
+        decoder: "torch.device | None" = None,
+    ) -> None:
         self.throughput = throughput
+        self.decoder = decoder
         self._devices = devices
         self._pinned = pinned
         self._own = threading.local()
@@ -249,13 +263,14 @@ class Feeder:
 
         return np.asarray(torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy(), dtype=np.uint8)
 
-    def start(self, encoder: Encoder, tiles: Tiles, context: TileContext) -> Callable[[], Features]:
+    def start(self, encoder: Encoder, tiles: "Tiles | torch.Tensor", context: TileContext) -> Callable[[], Features]:
         """Begin to encode a batch.
 
         Parameters
         ----------
         encoder : Encoder
-        tiles : ndarray, (n, H, W, 3), uint8
+        tiles : ndarray, (n, H, W, 3), or Tensor, (n, 3, H, W), uint8
+            A tensor is for networks only.
         context : TileContext
 
         Returns
@@ -269,7 +284,7 @@ class Feeder:
             self.throughput.add(compute_wait_s=time.perf_counter() - began)
             return lambda: self._wait(promise)
         began = time.perf_counter()
-        found = encoder.encode(tiles, context)
+        found = encoder.encode(tiles, context)  # type: ignore[arg-type]  # a descriptor is never given a tensor
         self.throughput.add(encode_s={encoder.name: time.perf_counter() - began})
         return lambda: found
 
@@ -281,7 +296,13 @@ class Feeder:
 
 
 @contextmanager
-def open_feeder(encoders: Sequence[Encoder], throughput: Throughput, *, devices: Sequence[Any]) -> Iterator[Feeder]:
+def open_feeder(
+    encoders: Sequence[Encoder],
+    throughput: Throughput,
+    *,
+    devices: Sequence[Any],
+    decoder: "torch.device | None" = None,
+) -> Iterator[Feeder]:
     """Open the way from decoding threads to where networks run, for the length of a cohort.
 
     Parameters
@@ -290,6 +311,8 @@ def open_feeder(encoders: Sequence[Encoder], throughput: Throughput, *, devices:
     throughput : Throughput
     devices : sequence of torch.device
         Accelerators for the networks; empty where everything runs on the CPU.
+    decoder : torch.device, optional
+        Where the slides' own tiles are decoded; by default on the CPU.
 
     Yields
     ------
@@ -297,11 +320,11 @@ def open_feeder(encoders: Sequence[Encoder], throughput: Throughput, *, devices:
     """
     networks = [encoder for encoder in encoders if isinstance(encoder, TimmNetwork)]
     if not networks or not devices:
-        yield Feeder(throughput)
+        yield Feeder(throughput, decoder=decoder)
         return
     replicas = [{network.name: network.copy_to(device) for network in networks} for device in devices]
     with DeviceQueue(replicas, throughput) as served:
-        yield Feeder(throughput, devices=served, pinned=devices[0].type == "cuda")
+        yield Feeder(throughput, devices=served, pinned=devices[0].type == "cuda", decoder=decoder)
 
 
 @contextmanager

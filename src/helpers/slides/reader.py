@@ -224,6 +224,34 @@ def find_missing_directory(path: Path) -> int | None:
     return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """The pixels of one level that a box needs, and where the box lies in them.
+
+    Attributes
+    ----------
+    level : int
+    x, y : int
+        Upper left corner, px of `level`.
+    width, height : int
+        Of what the level holds, px.
+    n_x, n_y : int
+        Of what the box covers, px; more than the above where a level ends a fraction of a pixel before the slide does:
+        its last row or column then stands for what is missing.
+    inner : Box
+        The box, in px of `level` from the corner.
+    """
+
+    level: int
+    x: int
+    y: int
+    width: int
+    height: int
+    n_x: int
+    n_y: int
+    inner: Box
+
+
 class Scratch(threading.local):
     """Memory for pixels that are resampled at once: each thread's own, so that fresh pages are touched once."""
 
@@ -353,6 +381,33 @@ class Slide:
         SlideError
             When it cannot be decoded.
         """
+        region = self.plan_read(box, width=width, height=height)
+        size = (region.width, region.height)
+        if is_whole(region.inner, width, height) and size == (width, height):
+            return self.source.read_level(region.level, region.x, region.y, width, height, out=out)
+        room = self._scratch.lend(region.height, region.width)
+        pixels = self.source.read_level(region.level, region.x, region.y, *size, out=room)
+        return resample_area(_extend(pixels, region.n_x, region.n_y), region.inner, width=width, height=height, out=out)
+
+    def plan_read(self, box: Box, *, width: int, height: int) -> Region:
+        """Say which pixels of which level become a box of `height` x `width` px; nothing is read.
+
+        Parameters
+        ----------
+        box : Box
+            Level-0 px.
+        width, height : int
+            Of the result, px.
+
+        Returns
+        -------
+        Region
+
+        Raises
+        ------
+        TileError
+            When the box leaves the slide.
+        """
         self._check_inside(box)
         level = self.pick_level(min(box.width / width, box.height / height))
         down_x, down_y = self.level_downsamples[level]
@@ -362,12 +417,8 @@ class Slide:
         left, top = max(0.0, (box.left - x_l0) / down_x), max(0.0, (box.top - y_l0) / down_y)
         n_x, n_y = math.ceil(left + wanted.width - WHOLE), math.ceil(top + wanted.height - WHOLE)
         inner = Box(left=left, top=top, width=wanted.width, height=wanted.height)
-        size = self._clip(level, x, y, n_x, n_y)
-        if is_whole(inner, width, height) and size == (width, height):
-            return self.source.read_level(level, x, y, width, height, out=out)
-        room = self._scratch.lend(size[1], size[0])
-        pixels = _extend(self.source.read_level(level, x, y, *size, out=room), n_x, n_y)
-        return resample_area(pixels, inner, width=width, height=height, out=out)
+        own_width, own_height = self._clip(level, x, y, n_x, n_y)
+        return Region(level=level, x=x, y=y, width=own_width, height=own_height, n_x=n_x, n_y=n_y, inner=inner)
 
     def _clip(self, level: int, x: int, y: int, n_x: int, n_y: int) -> tuple[int, int]:
         """Keep a read inside its level: a level rounds its size down, so its last pixel may be a fraction short."""

@@ -195,9 +195,24 @@ def read_tile(slide: Slide, plan: TilePlan | TileTable, index: int, *, out: RGB 
     SlideError
         When it cannot be decoded; never a white tile.
     """
+    return slide.read_box(locate_tile(plan, index), width=plan.tile_px, height=plan.tile_px, out=out)
+
+
+def locate_tile(plan: TilePlan | TileTable, index: int) -> Box:
+    """Return where a tile lies.
+
+    Parameters
+    ----------
+    plan : TilePlan or TileTable
+    index : int
+
+    Returns
+    -------
+    Box
+        Level-0 px.
+    """
     x, y = plan.coords_l0[index]
-    box = Box(left=int(x), top=int(y), width=plan.edge_l0[0], height=plan.edge_l0[1])
-    return slide.read_box(box, width=plan.tile_px, height=plan.tile_px, out=out)
+    return Box(left=int(x), top=int(y), width=plan.edge_l0[0], height=plan.edge_l0[1])
 
 
 def iterate_tiles(
