@@ -11,10 +11,12 @@ from helpers.core.errors import FeatureError, RunError
 from helpers.features.encoders import make_encoder
 from helpers.features.networks import (
     TimmNetwork,
+    build_network,
     choose_precision,
     create_architecture,
     describe_device_failure,
     draw_weights,
+    fold_norms,
     normalise_tiles,
     pool_tokens,
     resize_tiles,
@@ -144,6 +146,23 @@ def test_a_network_with_registers_pools_its_image_tokens_alone() -> None:
         tokens = encoder.network(batch.float())
     assert tokens.shape == (5, 1 + 4 + 4, 48)
     assert np.allclose(found, np.hstack([tokens[:, 0], tokens[:, 5:].mean(1)]), atol=1e-4)
+
+
+def test_folding_batch_normalisation_changes_nothing_but_the_work() -> None:
+    import torch
+
+    entry = REGISTRY["random_resnet18"]
+    state = draw_weights(entry, 4)
+    for name, value in state.items():
+        if "running" in name or name.endswith(".bias"):
+            state[name] = value + torch.rand_like(value)
+    network = build_network(entry, state)
+    folded = fold_norms(network)
+    batch = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(network(batch), folded(batch), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()), "the network itself was changed"
 
 
 def test_auto_precision_is_whole_on_cpus_without_instructions_for_less(monkeypatch: pytest.MonkeyPatch) -> None:

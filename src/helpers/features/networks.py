@@ -120,7 +120,8 @@ class TimmNetwork:
         self._sha, self._precision, self._compiled = weights_sha256, precision, compiled
         network = build_network(entry, state).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Any = network
-        self._run: Any = torch.compile(network) if compiled else network
+        folded = fold_norms(network)
+        self._run: Any = torch.compile(folded) if compiled else folded
         bias, scale = (-np.asarray(entry.mean) / entry.sd, 1 / (255 * np.asarray(entry.sd)))
         self._bias, self._scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (bias, scale))
 
@@ -291,6 +292,28 @@ def resize_tiles(batch: "torch.Tensor", entry: EncoderEntry) -> "torch.Tensor":
                 batch = interpolate(batch.float(), size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
     margin = (edge - entry.size_px) // 2
     return batch[..., margin : margin + entry.size_px, margin : margin + entry.size_px] if margin else batch
+
+
+def fold_norms(network: "torch.nn.Module") -> "torch.nn.Module":
+    """Multiply the fixed scales of batch normalisation into the convolutions before them: the same function, faster.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Ready to evaluate.
+
+    Returns
+    -------
+    nn.Module
+        A copy; the network itself where it has no plain batch normalisation (transformers, Inception).
+    """
+    import torch
+    from torch.fx.experimental.optimization import fuse
+
+    if not any(type(module) is torch.nn.BatchNorm2d for module in network.modules()):
+        return network
+    folded: torch.nn.Module = fuse(network).eval()
+    return folded
 
 
 def normalise_tiles(
