@@ -128,13 +128,16 @@ class RidgePath:
         return np.stack(errors)
 
 
-def compute_ridge_path(features: np.ndarray) -> RidgePath:
+def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> RidgePath:
     """Standardise training features and decompose them, by the smaller of the two Gram matrices.
 
     Parameters
     ----------
     features : ndarray, (n, d)
         NaN counts as the mean of the column; constant columns get weight 0.
+    equal_scale : bool
+        Give every feature SD 1. Otherwise all are divided by one number, their root mean square SD, which keeps
+        inner products (of kernel features) and yet makes penalties comparable.
 
     Returns
     -------
@@ -155,6 +158,8 @@ def compute_ridge_path(features: np.ndarray) -> RidgePath:
         raise ModelError(msg)
     mean, scale = np.nanmean(features, axis=0), np.nanstd(features, axis=0)
     scale = np.where(scale > 1e-12 * np.maximum(1, np.abs(mean)), scale, np.inf)  # constant: standardises to 0
+    if not equal_scale and np.isfinite(scale).any():
+        scale = np.where(np.isfinite(scale), np.sqrt(np.mean(scale[np.isfinite(scale)] ** 2)), np.inf)
     x = _standardise(features, mean, scale)
     wide = x.shape[1] > x.shape[0]
     values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
@@ -176,17 +181,23 @@ class RidgeTrainer:
         Site of each case. Inner folds keep sites whole where there are at least two; else they split cases.
     alphas : ndarray
         Penalties to choose from; a single one is used as it is.
+    equal_scale : bool
+        As in `compute_ridge_path`.
     """
 
-    def __init__(self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS) -> None:
+    def __init__(
+        self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS,
+        equal_scale: bool = True,
+    ) -> None:  # fmt: skip
         features = np.asarray(features, float)
         self.alphas = np.asarray(alphas, float)
-        self.path = compute_ridge_path(features)
+        self.path = compute_ridge_path(features, equal_scale=equal_scale)
         self.inner: list[tuple[np.ndarray, np.ndarray, RidgePath]] = []
         if len(self.alphas) > 1:
             folds = plan_inner_folds(len(features), groups=groups)
             for held_out in (folds == fold for fold in range(folds.max() + 1)):
-                self.inner.append((held_out, features[held_out], compute_ridge_path(features[~held_out])))
+                path = compute_ridge_path(features[~held_out], equal_scale=equal_scale)
+                self.inner.append((held_out, features[held_out], path))
 
     def fit(self, labels: np.ndarray) -> LinearModel:
         """Choose a penalty for each label by the inner folds, then fit it on all training cases.
@@ -204,15 +215,64 @@ class RidgeTrainer:
         ModelError
             When a label is missing.
         """
-        labels = np.asarray(labels, float)
-        if not np.isfinite(labels).all():
-            msg = f"ModelError: {int((~np.isfinite(labels)).sum())} training labels are missing or infinite. Drop them."
-            raise ModelError(msg)
-        chosen = np.zeros(labels.shape[1], int)
-        if self.inner:
-            errors = [path.compute_errors(labels[~h], x, labels[h], self.alphas) for h, x, path in self.inner]
-            chosen = np.sum(errors, axis=0).argmin(0)
+        labels = check_labels(labels)
+        chosen = self.compute_inner_errors(labels).argmin(0) if self.inner else np.zeros(labels.shape[1], int)
         return self.path.fit(labels, self.alphas[chosen])
+
+    def compute_inner_errors(self, labels: np.ndarray) -> np.ndarray:
+        """Squared error over the inner folds for each penalty.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+
+        Returns
+        -------
+        ndarray, (n_alphas, k)
+        """
+        errors = [path.compute_errors(labels[~h], x, labels[h], self.alphas) for h, x, path in self.inner]
+        return np.sum(errors, axis=0)
+
+    def predict_inner(self, labels: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+        """Predict every training case by the inner model that did not see it.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+        alphas : ndarray, (k,)
+            The penalty of each label.
+
+        Returns
+        -------
+        ndarray, (n, k)
+        """
+        predicted = np.full(labels.shape, np.nan)
+        for held_out, x, path in self.inner:
+            predicted[held_out] = path.fit(labels[~held_out], alphas).predict(x)
+        return predicted
+
+
+def check_labels(labels: np.ndarray) -> np.ndarray:
+    """Return training labels as floats, or raise.
+
+    Parameters
+    ----------
+    labels : ndarray, (n, k)
+
+    Returns
+    -------
+    ndarray, (n, k), float64
+
+    Raises
+    ------
+    ModelError
+        When a label is missing.
+    """
+    labels = np.asarray(labels, float)
+    if not np.isfinite(labels).all():
+        msg = f"ModelError: {int((~np.isfinite(labels)).sum())} training labels are missing or infinite. Drop them."
+        raise ModelError(msg)
+    return labels
 
 
 def fit_ridge(
