@@ -128,13 +128,16 @@ class RidgePath:
         return np.stack(errors)
 
 
-def compute_ridge_path(features: np.ndarray) -> RidgePath:
+def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> RidgePath:
     """Standardise training features and decompose them, by the smaller of the two Gram matrices.
 
     Parameters
     ----------
     features : ndarray, (n, d)
         NaN counts as the mean of the column; constant columns get weight 0.
+    equal_scale : bool
+        Give every feature SD 1. Otherwise all are divided by one number, their root mean square SD, which keeps
+        inner products (of kernel features) and yet makes penalties comparable.
 
     Returns
     -------
@@ -155,6 +158,8 @@ def compute_ridge_path(features: np.ndarray) -> RidgePath:
         raise ModelError(msg)
     mean, scale = np.nanmean(features, axis=0), np.nanstd(features, axis=0)
     scale = np.where(scale > 1e-12 * np.maximum(1, np.abs(mean)), scale, np.inf)  # constant: standardises to 0
+    if not equal_scale and np.isfinite(scale).any():
+        scale = np.where(np.isfinite(scale), np.sqrt(np.mean(scale[np.isfinite(scale)] ** 2)), np.inf)
     x = _standardise(features, mean, scale)
     wide = x.shape[1] > x.shape[0]
     values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
@@ -176,17 +181,23 @@ class RidgeTrainer:
         Site of each case. Inner folds keep sites whole where there are at least two; else they split cases.
     alphas : ndarray
         Penalties to choose from; a single one is used as it is.
+    equal_scale : bool
+        As in `compute_ridge_path`.
     """
 
-    def __init__(self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS) -> None:
+    def __init__(
+        self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS,
+        equal_scale: bool = True,
+    ) -> None:  # fmt: skip
         features = np.asarray(features, float)
         self.alphas = np.asarray(alphas, float)
-        self.path = compute_ridge_path(features)
+        self.path = compute_ridge_path(features, equal_scale=equal_scale)
         self.inner: list[tuple[np.ndarray, np.ndarray, RidgePath]] = []
         if len(self.alphas) > 1:
             folds = plan_inner_folds(len(features), groups=groups)
             for held_out in (folds == fold for fold in range(folds.max() + 1)):
-                self.inner.append((held_out, features[held_out], compute_ridge_path(features[~held_out])))
+                path = compute_ridge_path(features[~held_out], equal_scale=equal_scale)
+                self.inner.append((held_out, features[held_out], path))
 
     def fit(self, labels: np.ndarray) -> LinearModel:
         """Choose a penalty for each label by the inner folds, then fit it on all training cases.
@@ -204,15 +215,142 @@ class RidgeTrainer:
         ModelError
             When a label is missing.
         """
-        labels = np.asarray(labels, float)
-        if not np.isfinite(labels).all():
-            msg = f"ModelError: {int((~np.isfinite(labels)).sum())} training labels are missing or infinite. Drop them."
-            raise ModelError(msg)
-        chosen = np.zeros(labels.shape[1], int)
-        if self.inner:
-            errors = [path.compute_errors(labels[~h], x, labels[h], self.alphas) for h, x, path in self.inner]
-            chosen = np.sum(errors, axis=0).argmin(0)
+        labels = check_labels(labels)
+        chosen = self.compute_inner_errors(labels).argmin(0) if self.inner else np.zeros(labels.shape[1], int)
         return self.path.fit(labels, self.alphas[chosen])
+
+    def compute_inner_errors(self, labels: np.ndarray) -> np.ndarray:
+        """Squared error over the inner folds for each penalty.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+
+        Returns
+        -------
+        ndarray, (n_alphas, k)
+        """
+        errors = [path.compute_errors(labels[~h], x, labels[h], self.alphas) for h, x, path in self.inner]
+        return np.sum(errors, axis=0)
+
+    def predict_inner(self, labels: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+        """Predict every training case by the inner model that did not see it.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+        alphas : ndarray, (k,)
+            The penalty of each label.
+
+        Returns
+        -------
+        ndarray, (n, k)
+        """
+        predicted = np.full(labels.shape, np.nan)
+        for held_out, x, path in self.inner:
+            predicted[held_out] = path.fit(labels[~held_out], alphas).predict(x)
+        return predicted
+
+
+class BlockRidgeTrainer:
+    """Like `RidgeTrainer`, with inner folds by update instead of refit: one decomposition in place of six.
+
+    A ridge is a linear smoother H, so the residuals of a fold left out are (I - H_FF)^-1 r_F, exactly, with the scale
+    of the features fixed from all training cases. For wide descriptors this is six times faster.
+
+    Parameters
+    ----------
+    features : ndarray, (n, D)
+        Of the training cases.
+    groups : ndarray, (n,), optional
+    alphas : ndarray
+    equal_scale : bool
+        As in `compute_ridge_path`.
+    """
+
+    def __init__(
+        self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS,
+        equal_scale: bool = True,
+    ) -> None:  # fmt: skip
+        self.alphas = np.asarray(alphas, float)
+        self.path = compute_ridge_path(np.asarray(features, float), equal_scale=equal_scale)
+        self.folds = plan_inner_folds(len(features), groups=groups)
+        self.solvers = [self._factorise(alpha) for alpha in self.alphas]
+
+    def _factorise(self, alpha: float) -> list[np.ndarray]:
+        """Return (I - H_FF)^-1 of every inner fold F."""
+        kept, n = self.path.s**2 / (self.path.s**2 + alpha), len(self.folds)
+        inverses = []
+        for fold in range(self.folds.max() + 1):
+            u = self.path.u[self.folds == fold]
+            inverses.append(np.linalg.inv(np.eye(len(u)) - 1 / n - (u * kept) @ u.T))
+        return inverses
+
+    def _leave_out(self, labels: np.ndarray, which: int) -> np.ndarray:
+        """Residuals of every case under the fit without its fold, (n, k), for one penalty."""
+        kept = self.path.s**2 / (self.path.s**2 + self.alphas[which])
+        centred = labels - labels.mean(0)
+        residuals = centred - (self.path.u * kept) @ (self.path.u.T @ centred)
+        for fold, inverse in enumerate(self.solvers[which]):
+            rows = self.folds == fold
+            residuals[rows] = inverse @ residuals[rows]
+        return residuals
+
+    def compute_inner_errors(self, labels: np.ndarray) -> np.ndarray:
+        """Squared error over the inner folds for each penalty.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+
+        Returns
+        -------
+        ndarray, (n_alphas, k)
+        """
+        return np.stack([(self._leave_out(labels, which) ** 2).sum(0) for which in range(len(self.alphas))])
+
+    def predict_inner(self, labels: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+        """Predict every training case by the fit without its inner fold.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+        alphas : ndarray, (k,)
+            The penalty of each label, one of `self.alphas`.
+
+        Returns
+        -------
+        ndarray, (n, k)
+        """
+        predicted = np.empty(labels.shape)
+        for alpha in np.unique(alphas):
+            columns = np.flatnonzero(alphas == alpha)
+            which = int(np.flatnonzero(self.alphas == alpha)[0])
+            predicted[:, columns] = labels[:, columns] - self._leave_out(labels[:, columns], which)
+        return predicted
+
+
+def check_labels(labels: np.ndarray) -> np.ndarray:
+    """Return training labels as floats, or raise.
+
+    Parameters
+    ----------
+    labels : ndarray, (n, k)
+
+    Returns
+    -------
+    ndarray, (n, k), float64
+
+    Raises
+    ------
+    ModelError
+        When a label is missing.
+    """
+    labels = np.asarray(labels, float)
+    if not np.isfinite(labels).all():
+        msg = f"ModelError: {int((~np.isfinite(labels)).sum())} training labels are missing or infinite. Drop them."
+        raise ModelError(msg)
+    return labels
 
 
 def fit_ridge(
@@ -288,6 +426,7 @@ class RidgeFolds:
     ) -> None:  # fmt: skip
         folds = splits[(splits["fold"] >= 0) & splits["case_id"].isin(features.index)]
         self.cases = pd.Index(features.index[features.index.isin(folds["case_id"])])
+        self.table = features
         self.features = features.loc[self.cases].to_numpy(float)
         self.names = sorted(folds["fold"].unique())
         roles = folds.pivot(index="case_id", columns="fold", values="role").loc[self.cases]
@@ -330,6 +469,21 @@ class RidgeFolds:
         for model, test in zip(models, self.test, strict=True):
             predicted[test] = model.predict(self.features[test])
         return predicted
+
+    def predict_outside(self, models: Sequence[LinearModel], cases: pd.Index) -> np.ndarray:
+        """Predict cases outside all folds by the mean of all models.
+
+        Parameters
+        ----------
+        models : sequence of LinearModel
+        cases : Index
+            Of the table given.
+
+        Returns
+        -------
+        ndarray, (n_cases, k)
+        """
+        return predict_by_ensemble(models, self.table.loc[cases].to_numpy(float))
 
     def refit(self, labels: np.ndarray) -> np.ndarray:
         """Refit every fold on labels and predict the held-out cases: what a permutation null asks for.
@@ -404,13 +558,13 @@ def predict_study(
         predicted = folds.predict_held_out(models[int(repeat)])
         for name, test, table in zip(folds.names, folds.test, measured, strict=True):
             truth = table.loc[folds.cases[test]]
-            tables.append(_tabulate(truth, predicted[test], "development", repeat, name, arm))
+            tables.append(tabulate_predictions(truth, predicted[test], "development", repeat, name, arm))
         if len(frozen):
             truth = measure(folds.cases).loc[frozen["case_id"]]
             ensemble = predict_by_ensemble(models[int(repeat)], features.loc[frozen["case_id"]].to_numpy(float))
             for split in frozen["role"].unique():
                 rows = frozen["role"].eq(split).to_numpy()
-                tables.append(_tabulate(truth[rows], ensemble[rows], split, repeat, -1, arm))
+                tables.append(tabulate_predictions(truth[rows], ensemble[rows], split, repeat, -1, arm))
     return pd.concat(tables, ignore_index=True), models
 
 
@@ -442,7 +596,25 @@ def _standardise(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> n
     return np.nan_to_num((features - mean) / scale)  # missing: the training mean
 
 
-def _tabulate(truth: pd.DataFrame, predicted: np.ndarray, split: str, repeat: int, fold: int, arm: str) -> pd.DataFrame:
+def tabulate_predictions(
+    truth: pd.DataFrame, predicted: np.ndarray, split: str, repeat: int, fold: int, arm: str
+) -> pd.DataFrame:
+    """Return one row per case and target, as predictions.parquet holds them.
+
+    Parameters
+    ----------
+    truth : DataFrame, (n_cases, k)
+        Index `case_id`, one column per target.
+    predicted : ndarray, (n_cases, k)
+    split : str
+    repeat, fold : int
+    arm : str
+
+    Returns
+    -------
+    DataFrame
+        case_id, split, repeat, fold, target, arm, y_true, y_pred.
+    """
     blocks = [
         pd.DataFrame({
             "case_id": truth.index.to_numpy(object), "split": split, "repeat": int(repeat), "fold": int(fold),

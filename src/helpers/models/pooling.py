@@ -8,8 +8,10 @@ import pandas as pd
 from helpers.core.errors import BagError
 from helpers.core.progress import track
 
-AGGREGATIONS = ("mean", "median", "p75", "mean_sd")
+AGGREGATIONS = ("mean", "median", "p75", "mean_sd", "moments")
 """How a bag becomes one vector. `mean` alone keeps a linear score additive over tiles."""
+MOMENT_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Quantiles that `moments` adds to mean and SD."""
 
 ReadTiles = Callable[[str], np.ndarray]
 """A slide id to the features of its kept tiles, (n_tiles, d)."""
@@ -22,11 +24,12 @@ def pool_tiles(features: np.ndarray, *, aggregation: str = "mean") -> np.ndarray
     ----------
     features : ndarray, (n_tiles, d)
     aggregation : str
-        mean, median, p75 (75th percentile of every feature) or mean_sd (both, concatenated).
+        mean, median, p75 (75th percentile of every feature), mean_sd (both, concatenated) or moments (mean, SD and
+        the 10th, 25th, 50th, 75th and 90th percentile).
 
     Returns
     -------
-    ndarray, (d,) or (2 d,) for mean_sd, float64
+    ndarray, (d,), (2 d,) for mean_sd or (7 d,) for moments, float64
 
     Raises
     ------
@@ -45,6 +48,9 @@ def pool_tiles(features: np.ndarray, *, aggregation: str = "mean") -> np.ndarray
         raise BagError(msg)
     if aggregation == "mean_sd":
         return np.concatenate([features.mean(0), features.std(0)])
+    if aggregation == "moments":
+        quantiles = np.quantile(features, MOMENT_QUANTILES, axis=0)
+        return np.concatenate([features.mean(0), features.std(0), quantiles.ravel()])
     return _aggregate(features, aggregation)
 
 
