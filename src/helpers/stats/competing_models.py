@@ -92,7 +92,7 @@ def fit_fine_gray(time: ArrayLike, cause: ArrayLike, covariates: pd.DataFrame, *
 def _climb(risk: "_Subdistribution", terms: list[str]) -> tuple[Floats, float, Floats]:
     beta = np.zeros(len(terms))
     for _ in range(STEPS):
-        value, score, information = risk.evaluate(beta)
+        _, score, information = risk.evaluate(beta)
         try:
             step = np.linalg.solve(information, score)
         except np.linalg.LinAlgError:
@@ -104,8 +104,8 @@ def _climb(risk: "_Subdistribution", terms: list[str]) -> tuple[Floats, float, F
         if np.abs(step).max() < 1e-9:
             return beta, *risk.evaluate(beta)[::2]
     msg = (
-        f"StatsError: no subdistribution model of {', '.join(terms)}: a term separates the events, or two say the same. "
-        "Leave one out."
+        f"StatsError: no subdistribution model of {', '.join(terms)}: a term separates the events, or two say the "
+        "same. Leave one out."
     )
     raise StatsError(msg)
 
@@ -155,8 +155,9 @@ class _Subdistribution:
         lived, drift = _running(jump), _running(jump[:, None] * mean)
         later, later_drift = _running(jump * self.here), _running((jump * self.here)[:, None] * mean)
         base, base_drift = lived[self.first], drift[self.first]
-        after = np.where(self.other, (later[-1] - later[self.first]) / self.own, 0.0)
-        after_drift = np.where(self.other[:, None], (later_drift[-1] - later_drift[self.first]) / self.own[:, None], 0.0)
+        left = np.where(self.other, 1.0 / self.own, 0.0)  # only another cause keeps a case at risk after its time
+        after = (later[-1] - later[self.first]) * left
+        after_drift = (later_drift[-1] - later_drift[self.first]) * left[:, None]
         expected = weight[:, None] * (self.x * (base + after)[:, None] - (base_drift + after_drift))
         seen = np.zeros_like(self.x)
         seen[self.event] = self.x[self.event] - mean[self.at]

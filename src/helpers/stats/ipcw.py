@@ -53,8 +53,8 @@ def _weigh_events(times: Floats, events: Bools, until: float) -> Floats:
     g = compute_censoring_survival(times, events, at=times)
     if (g[here] < SMALLEST).any() or not here.any():
         msg = (
-            f"StatsError: {int(here.sum())} events up to {until:g}, where the chance of still being followed is down to "
-            f"{g[here].min(initial=1.0):.3f}, expected at least {SMALLEST}. Choose an earlier horizon."
+            f"StatsError: {int(here.sum())} events up to {until:g}, where the chance of still being followed is down "
+            f"to {g[here].min(initial=1.0):.3f}, expected at least {SMALLEST}. Choose an earlier horizon."
         )
         raise StatsError(msg)
     return np.where(here, 1.0 / np.maximum(g, 1e-12), 0.0)

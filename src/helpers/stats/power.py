@@ -5,11 +5,11 @@ reason alone. So the question is never "how many events for the RNA's ratio", bu
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from helpers.core.errors import StatsError
 from helpers.stats.fast_cox import fit_sorted, sort_cases
@@ -220,17 +220,17 @@ def describe_follow_up(time: ArrayLike, event: ArrayLike) -> FollowUp:
     return FollowUp(*columns, end=float(times.max()))
 
 
-def simulate_outcomes(follow_up: FollowUp, log_hazard: Floats, *, rng: np.random.Generator) -> tuple[Floats, Any]:
+def simulate_outcomes(
+    follow_up: FollowUp, log_hazard: Floats, *, baseline: Floats, rng: np.random.Generator
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Draw outcomes of new cases that are followed like a cohort, with given log hazards.
-
-    The baseline is chosen so that cases whose log hazards are normal with the SD of those given have, on average, the
-    cohort's own event curve.
 
     Parameters
     ----------
     follow_up : FollowUp
     log_hazard : ndarray, (n_cases,)
-        Centred; normal in the population.
+    baseline : ndarray
+        From `find_baseline`.
     rng : numpy Generator
 
     Returns
@@ -238,12 +238,10 @@ def simulate_outcomes(follow_up: FollowUp, log_hazard: Floats, *, rng: np.random
     time : ndarray, (n_cases,)
     event : ndarray, (n_cases,), bool
     """
-    sd = float(np.sqrt(np.mean(log_hazard**2)))
-    hazard = _find_baseline(follow_up.event_survival, sd)
     drawn = rng.exponential(size=log_hazard.size) * np.exp(-log_hazard)
-    step = np.searchsorted(hazard, drawn, side="left")
-    reached = step < hazard.size
-    when = np.where(reached, follow_up.event_time[np.minimum(step, hazard.size - 1)], np.inf)
+    step = np.searchsorted(baseline, drawn, side="left")
+    reached = step < baseline.size
+    when = np.where(reached, follow_up.event_time[np.minimum(step, baseline.size - 1)], np.inf)
     chance = rng.random(log_hazard.size)
     falling = follow_up.censor_survival
     gone = np.searchsorted(-falling, -chance, side="left")  # first time at which the curve is at or below the chance
@@ -251,8 +249,21 @@ def simulate_outcomes(follow_up: FollowUp, log_hazard: Floats, *, rng: np.random
     return np.minimum(when, leaves), when <= leaves
 
 
-def _find_baseline(survival: Floats, sd: float) -> Floats:
-    """Return the cumulative baseline hazards at which the mean survival over normal log hazards is as given."""
+def find_baseline(follow_up: FollowUp, *, sd: float) -> Floats:
+    """Find the baseline at which cases with normal log hazards have, on average, the cohort's own event curve.
+
+    Parameters
+    ----------
+    follow_up : FollowUp
+    sd : float
+        Of the log hazards.
+
+    Returns
+    -------
+    ndarray, as `follow_up.event_time`
+        Cumulative hazard of a case whose log hazard is 0.
+    """
+    survival = follow_up.event_survival
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     factor = np.exp(sd * nodes)
     grid = np.concatenate([[0.0], np.logspace(-6, 3, 4000)])
@@ -297,11 +308,12 @@ def simulate_power(
     from scipy.stats import chi2, norm
 
     slope = np.log(hazard_ratio) if scale == "per_sd" else norm.ppf(hazard_ratio / (1 + hazard_ratio))
+    baseline = find_baseline(follow_up, sd=abs(float(slope)))
     rejected, ratios, events = 0, [], []
     for _ in range(n_simulations):
         score = rng.normal(size=n_cases)
         reading = correlation * score + np.sqrt(1 - correlation**2) * rng.normal(size=n_cases)
-        time, event = simulate_outcomes(follow_up, slope * score, rng=rng)
+        time, event = simulate_outcomes(follow_up, slope * score, baseline=baseline, rng=rng)
         x = (reading > np.median(reading)).astype(float) if scale == "high_vs_low" else reading / reading.std()
         fit = fit_sorted(sort_cases(time, event, x[:, None]))
         statistic = fit.score_test if scale == "high_vs_low" else (fit.log_hr[0] / fit.se[0]) ** 2
@@ -312,8 +324,8 @@ def simulate_power(
     ratio, mean_events = attenuate_ratio(hazard_ratio, correlation=correlation, scale=scale), float(np.mean(events))
     formula = compute_power(ratio, n_events=mean_events, alpha=alpha, scale=scale)
     return {
-        "power": rejected / n_simulations, "ci_low": low, "ci_high": high, "mean_ratio": float(np.exp(np.nanmean(ratios))),
-        "mean_events": mean_events, "formula": formula, "n_simulations": n_simulations,
+        "power": rejected / n_simulations, "ci_low": low, "ci_high": high,
+        "mean_ratio": float(np.exp(np.nanmean(ratios))), "mean_events": mean_events, "formula": formula, "n_simulations": n_simulations,
     }  # fmt: skip
 
 
