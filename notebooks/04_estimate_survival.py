@@ -384,6 +384,7 @@ if spec.pool_by and "site" in cases and full[0].site.nunique() > 1:
     run.save_table(sites, "sites")
     run.save_table(pooled, "sites_pooled")
     rows = arrange_sites(sites, pooled)
+    print(f"{int(sites['log_hr'].notna().sum())} of {len(sites)} sites have the five events that a ratio of their own needs")
     fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
     figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
     run.save_figure(fig, "sites", table=rows)

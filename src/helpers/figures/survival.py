@@ -254,6 +254,9 @@ COLUMNS_PT: Final = {
 """Where the columns of a forest plot stand, in points right of the axes, and how they align."""
 
 
+COUNTS: Final = {"n": "n", "events": "n_events"}
+
+
 def _write_forest_columns(ax: "Axes", rows: pd.DataFrame, *, p_column: str | None) -> None:
     names = [name for name in COLUMNS_PT if name != "p" or p_column]
     for name in names:
@@ -265,7 +268,8 @@ def _write_forest_columns(ax: "Axes", rows: pd.DataFrame, *, p_column: str | Non
                     annotation_clip=False, gid="label")  # fmt: skip
         if heading:
             continue
-        cells = {"n": f"{row['n']:.0f}", "events": f"{row['n_events']:.0f}", "HR (95 % CI)": format_ratio(row)}
+        counts = {name: "" if pd.isna(row[key]) else f"{row[key]:.0f}" for name, key in COUNTS.items()}
+        cells = counts | {"HR (95 % CI)": format_ratio(row)}
         cells["p"] = _shorten_p(row.get(p_column)) if p_column else ""
         for name in names:
             _write_cell(ax, cells[name], y, name)
@@ -558,8 +562,7 @@ def plot_calibration(calibration: pd.DataFrame, *, ax: "Axes", horizon: float, t
         ax.errorbar(rows["predicted"], rows["observed"], yerr=[below, above], color=colour, marker="o", ms=3, lw=0.8,
                     elinewidth=0.7, label=str(name))  # fmt: skip
     ax.set_xlim(0, top)
-    ax.set_ylim(0, top)
-    ax.set_aspect("equal")
+    ax.set_ylim(0, 1.25 * top)
     ax.set_xlabel(f"Predicted probability at {horizon / 12:g} years")
     ax.set_ylabel("Observed (1 − Kaplan–Meier, 95 % CI)")
     ax.legend(loc="upper left")
@@ -618,11 +621,11 @@ def plot_auc(auc: pd.DataFrame, *, ax: "Axes", title: str = "") -> "Axes":
     for name, rows in auc.groupby("model", sort=False):
         ax.plot(rows["time"] / 12, rows["auc"], color=MODEL_COLOURS.get(str(name), SEQUENCE[0]), marker="o", ms=2.5,
                 lw=1.1, label=str(name))  # fmt: skip
-    ax.set_ylim(min(0.45, float(auc["auc"].min()) - 0.03), max(0.8, float(auc["auc"].max()) + 0.05))
+    ax.set_ylim(min(0.45, float(auc["auc"].min()) - 0.03), max(0.8, float(auc["auc"].max()) + 0.12))
     ax.set_xlim(0, float(auc["time"].max()) / 12)
     ax.set_xlabel("Time since diagnosis (years)")
     ax.set_ylabel("AUC, event by then against free then")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left")
     _write_title(ax, title, ["weighted for censoring, out of fold"])
     return ax
 
@@ -636,7 +639,7 @@ def plot_power(power: pd.DataFrame, needs: pd.DataFrame, *, axes: Sequence["Axes
         From `estimate_own_power`.
     axes : sequence of two Axes
     """
-    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, ScalarFormatter
 
     left, right = axes
     below, above = (power["power"] - power["ci_low"]).clip(lower=0), (power["ci_high"] - power["power"]).clip(lower=0)
@@ -645,19 +648,22 @@ def plot_power(power: pd.DataFrame, needs: pd.DataFrame, *, axes: Sequence["Axes
                   ms=3.5, lw=0, elinewidth=0.9, label="simulated (95 % CI)")  # fmt: skip
     left.plot(power["image_ratio"], 100 * power["formula"], color=SEQUENCE[1], lw=1.0, label="formula", zorder=0)
     for row in power.itertuples():
-        left.annotate(f"RNA {row.hazard_ratio:g}", (row.image_ratio, 100 * row.power), xytext=(5, -7), fontsize=6,
-                      textcoords="offset points")  # fmt: skip
-    left.set_ylim(0, 104)
+        left.annotate(f"RNA {row.hazard_ratio:g}", (row.image_ratio, 100 * row.ci_high), xytext=(0, 3), fontsize=6,
+                      ha="center", textcoords="offset points", annotation_clip=False)  # fmt: skip
+    spread = float(power["image_ratio"].max() - power["image_ratio"].min()) or 0.1
+    left.set_xlim(power["image_ratio"].min() - 0.12 * spread, power["image_ratio"].max() + 0.12 * spread)
+    left.set_ylim(0, 110)
+    left.set_yticks([0, 20, 40, 60, 80, 100])
     left.set_xlabel("Hazard ratio of the score tested")
     left.set_ylabel("Power in this cohort (%)")
-    left.legend(loc="lower right")
+    left.legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2, borderaxespad=0)
     _write_title(left, "a  Could this cohort have found it?", [f"{power['mean_events'].mean():.0f} events on average"])
     for (ratio, rows), colour in zip(needs.groupby("rna_ratio"), SEQUENCE, strict=False):
         right.plot(rows["correlation"], rows["n_events"], color=colour, marker="o", ms=3, lw=1.0, label=f"RNA {ratio:g}")
     right.set_yscale("log")
     right.yaxis.set_major_locator(FixedLocator([20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]))
     right.yaxis.set_major_formatter(ScalarFormatter())
-    right.yaxis.set_minor_formatter(NullFormatter())
+    right.minorticks_off()
     right.invert_xaxis()
     right.set_xlabel("Correlation of image and RNA")
     right.set_ylabel("Events for 80 % power")

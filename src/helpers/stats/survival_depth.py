@@ -39,6 +39,8 @@ from helpers.stats.survival_plan import (
 
 FEWEST_CLUSTERS: Final = 10
 """Sites below which a standard error clustered by site is not trustworthy, and is not given."""
+FEWEST_JUDGED: Final = 20
+"""Events by the horizon below which a prognosis is not judged: five folds of four events say nothing."""
 COMPOSITE: Final = ("rfs", "pfi_or_death")
 """Endpoints that count death itself."""
 RATIO_COLUMNS: Final = ["hazard_ratio", "ci_low", "ci_high", "p", "n", "n_events"]
@@ -182,16 +184,16 @@ def _vary_adjustment(question: Question, *, n_imputations: int, seed: int) -> li
     terms, horizon = question.terms, question.item.horizon_months
     whole = terms.notna().all(axis=1).to_numpy()
     rows = []
-    for words, kept in (("adjusted, missing values imputed", np.ones(whole.size, dtype=bool)),
-                        ("adjusted, complete cases", whole)):  # fmt: skip
-        if words.endswith("complete cases") and whole.all():
+    everybody = "adjusted" if whole.all() else "adjusted, missing values imputed"
+    for words, kept in ((everybody, np.ones(whole.size, dtype=bool)), ("adjusted, complete cases", whole)):
+        if kept is whole and whole.all():
             continue
         try:
             fit = fit_adjusted(question.chosen.time[kept], question.chosen.event[kept], terms[kept], horizon=horizon,
                                n_imputations=n_imputations, seed=seed)  # fmt: skip
             row = fit[fit["model"] == "multivariable"].iloc[0]
-            shrunk = ", covariates shrunk" if row["penalty"] > 0 else ""
-            rows.append(_name(f"{words}{shrunk} ({row['events_per_term']:.0f} events per term)", row))
+            shrunk = f", shrunk to {row['df']:.1f} terms" if row["penalty"] > 0 else ""
+            rows.append(_name(f"{words} ({row['events_per_term']:.0f} events per term{shrunk})", row))
         except StatsError as error:
             empty = dict.fromkeys(RATIO_COLUMNS, np.nan) | {"n": int(kept.sum())}
             rows.append(_name(words, empty, note=str(error)))
@@ -238,11 +240,15 @@ def judge_added_value(
     Raises
     ------
     StatsError
-        When no covariate is at hand, or a model cannot be fitted.
+        When no covariate is at hand, too few events happened, or a model cannot be fitted.
     """
     shared = _share_cases(questions)
     first = shared.pop("clinical")
     time, event = first["time"], first["event"]
+    n_events = int((event & (time <= horizon)).sum())
+    if n_events < FEWEST_JUDGED:
+        msg = f"StatsError: {n_events} events by {horizon:g} months among {len(time)} complete cases, expected at least "
+        raise StatsError(f"{msg}{FEWEST_JUDGED} to judge a prognosis. Take a later horizon, or more cases.")
     models = {"nothing": pd.DataFrame(index=range(len(time))), "clinical": first["terms"]} | shared
     table, prognoses = judge_models(time, event, models, base="clinical", horizon=horizon, n_boot=n_boot, seed=seed)
     parts: dict[str, list[pd.DataFrame]] = {"calibration": [], "decisions": [], "auc": []}
@@ -431,13 +437,14 @@ def arrange_sites(sites: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         label, heading, primary, and the columns of `sites`.
     """
-    rows = [row | {"label": row["level"], "heading": False} for row in sites.to_dict("records")]
+    rows = [row | {"label": f"site {row['level']}", "heading": False} for row in sites.to_dict("records")]
     if len(pooled):
         row = pooled.iloc[0].to_dict() | {"n": sites["n"].sum(), "n_events": sites["n_events"].sum()}
         rows.append({"label": f"Random effects (I² {100 * row['i2']:.0f} %)", "heading": True})
         rows.append(row | {"label": "mean of sites (Hartung–Knapp)", "heading": False, "primary": True})
         if np.isfinite(row["prediction_low"]):
-            bounds = {"ci_low": row["prediction_low"], "ci_high": row["prediction_high"], "p": np.nan}
+            bounds = {"ci_low": row["prediction_low"], "ci_high": row["prediction_high"]}
+            bounds |= dict.fromkeys(["p", "n", "n_events"], np.nan)
             rows.append(row | bounds | {"label": "a new site (prediction)", "heading": False})
     return pd.DataFrame(rows)
 
