@@ -123,7 +123,13 @@ def _measure_cohort(
             cases = sort_cases(time, event, x[:, None])
             fit, truth = fit_sorted(cases), truths[endpoint, scale]
             low, high_end = profile_sorted(cases, fit=fit)
-            row = {"n_cases": n, "cohort": number, "endpoint": endpoint, "scale": scale, "n_events": int(event.sum())}
+            row: dict[str, Any] = {
+                "n_cases": n,
+                "cohort": number,
+                "endpoint": endpoint,
+                "scale": scale,
+                "n_events": int(event.sum()),
+            }
             row |= {"log_hr": float(fit.log_hr[0]), "truth": truth, "profile": float(low <= truth <= high_end)}
             row["wald"] = float(abs(fit.log_hr[0] - truth) <= Z95 * fit.se[0])
             row["rejected"] = float(test > Z95**2) if scale == "high_vs_low" else np.nan

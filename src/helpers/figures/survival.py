@@ -659,7 +659,9 @@ def plot_power(power: pd.DataFrame, needs: pd.DataFrame, *, axes: Sequence["Axes
     left.legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2, borderaxespad=0)
     _write_title(left, "a  Could this cohort have found it?", [f"{power['mean_events'].mean():.0f} events on average"])
     for (ratio, rows), colour in zip(needs.groupby("rna_ratio"), SEQUENCE, strict=False):
-        right.plot(rows["correlation"], rows["n_events"], color=colour, marker="o", ms=3, lw=1.0, label=f"RNA {ratio:g}")
+        right.plot(
+            rows["correlation"], rows["n_events"], color=colour, marker="o", ms=3, lw=1.0, label=f"RNA {ratio:g}"
+        )
     right.set_yscale("log")
     right.yaxis.set_major_locator(FixedLocator([20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]))
     right.yaxis.set_major_formatter(ScalarFormatter())

@@ -13,6 +13,10 @@ from helpers.stats.follow_up import Floats, check_outcomes
 from helpers.stats.ipcw import compute_censoring_survival
 
 STEPS: Final = 50
+RUNAWAY: Final = 25.0
+"""A log hazard ratio per SD beyond this means that a term separates the events."""
+FLAT: Final = 1e-6
+"""So does an information per event, per SD, below this: the likelihood has become level."""
 MODEL_LABELS: Final = {
     "cause_specific": "rate among those still free of either",
     "subdistribution": "cumulative incidence (Fine–Gray)",
@@ -99,7 +103,7 @@ def _climb(risk: "_Subdistribution", terms: list[str]) -> tuple[Floats, float, F
             break
         step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))
         beta = beta + step
-        if np.abs(beta).max() > 25:
+        if np.abs(beta).max() > RUNAWAY or np.diag(information).min() < FLAT * risk.died.sum():
             break
         if np.abs(step).max() < 1e-9:
             return beta, *risk.evaluate(beta)[::2]

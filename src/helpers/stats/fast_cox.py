@@ -187,9 +187,7 @@ def fit_sorted(
     beta = zero if start is None else start
     value, score, information = _evaluate(risk, beta)
     null, first = (value, float(score @ np.linalg.pinv(information) @ score)) if start is None else (np.nan, np.nan)
-    beta, value, information, converged = _climb(
-        risk, beta, (value, score, information), ridge, tolerance=tolerance
-    )
+    beta, value, information, converged = _climb(risk, beta, (value, score, information), ridge, tolerance=tolerance)
     if not converged:
         nothing = np.full(beta.size, np.nan)
         return NewtonFit(nothing, np.diag(nothing), np.nan, null, first, converged=False, df=np.nan)

@@ -104,7 +104,8 @@ def _rotate(values: Floats, knots: Floats) -> tuple[Floats, Floats]:
 def _draw_curve(
     values: Floats, knots: Floats, rotation: Floats, *, curved: NewtonFit, straight: NewtonFit, n_points: int
 ) -> pd.DataFrame:
-    at = np.linspace(*np.quantile(values, [0.01, 0.99]), n_points)
+    low, high = (float(np.quantile(values, share)) for share in (0.01, 0.99))
+    at = np.linspace(low, high, n_points)
     reference = float(np.median(values))
     here = compute_natural_spline(at, knots=knots) - compute_natural_spline([reference], knots=knots)
     here = here[:, 1:] @ rotation

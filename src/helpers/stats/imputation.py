@@ -26,8 +26,8 @@ def impute_covariates(
 
     Each missing value is drawn from its predictive distribution given all other columns, whether the event happened
     and the cumulative hazard at the case's time: leaving the outcome out would pull every hazard ratio towards 1.
-    Draws stay inside the range of what was observed. A binary column gets values between its two codes, which enter a
-    linear term without bias; such a value is no statement about one patient.
+    Draws are normal and neither cut nor rounded, since both would distort means and correlations: a binary column gets
+    values around its two codes, which enter a linear term without bias. Such a value is no statement about one patient.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ def impute_covariates(
     References
     ----------
     van Buuren 2018, Flexible Imputation of Missing Data (chained equations). White and Royston 2009, Stat Med 28:1982
-    (event and cumulative hazard as predictors). Draws by scikit-learn's IterativeImputer.
+    (event and cumulative hazard as predictors). von Hippel 2013, Sociol Methods Res 42:105 (do not truncate). Draws by
+    scikit-learn's IterativeImputer.
     """
     scarce = [name for name in covariates if covariates[name].notna().sum() < 3]
     if scarce:
@@ -76,10 +77,7 @@ def _draw_once(numbers: Floats, known: Floats, *, seed: int) -> Floats:
     table = np.column_stack([numbers, known])
     middle, spread = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
     scaled = (table - middle) / np.where(spread > 0, spread, 1.0)
-    imputer = IterativeImputer(
-        sample_posterior=True, max_iter=SWEEPS, random_state=seed, min_value=np.nanmin(scaled, axis=0),
-        max_value=np.nanmax(scaled, axis=0), skip_complete=True,
-    )  # fmt: skip
+    imputer = IterativeImputer(sample_posterior=True, max_iter=SWEEPS, random_state=seed, skip_complete=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # draws never settle: the number of sweeps is the rule
         filled = imputer.fit_transform(scaled)

@@ -12,6 +12,7 @@ from helpers.stats.follow_up import Floats
 Method = Literal["reml", "dl"]
 FEWEST_STUDIES: Final = 2
 
+
 def pool_random_effects(estimate: ArrayLike, se: ArrayLike, *, method: Method = "reml") -> pd.DataFrame:
     """Pool estimates of several sites, with Hartung and Knapp's interval.
 
@@ -50,6 +51,7 @@ def pool_random_effects(estimate: ArrayLike, se: ArrayLike, *, method: Method = 
     row = {"estimate": mean, "se": spread} | _bound(mean, spread, k, tau2, plain=float(1 / weight.sum()))
     return pd.DataFrame([row | _describe_heterogeneity(q, k, tau2, v) | {"n_sites": k}])
 
+
 def _check_studies(estimate: ArrayLike, se: ArrayLike) -> tuple[Floats, Floats]:
     y, error = np.asarray(estimate, dtype=np.float64), np.asarray(se, dtype=np.float64)
     if y.shape != error.shape or y.size < FEWEST_STUDIES or not (np.isfinite(y).all() and (error > 0).all()):
@@ -60,12 +62,14 @@ def _check_studies(estimate: ArrayLike, se: ArrayLike) -> tuple[Floats, Floats]:
         raise StatsError(msg)
     return y, error**2
 
+
 def _compute_moments(y: Floats, v: Floats) -> tuple[float, float]:
     """Return Cochran's Q and DerSimonian and Laird's variance between sites."""
     weight = 1 / v
     q = float(np.sum(weight * (y - np.average(y, weights=weight)) ** 2))
     scale = weight.sum() - np.sum(weight**2) / weight.sum()
     return q, max(0.0, float((q - (y.size - 1)) / scale))
+
 
 def _solve_reml(y: Floats, v: Floats, *, start: float) -> float:
     """Maximise the restricted likelihood in the variance between sites."""
@@ -80,6 +84,7 @@ def _solve_reml(y: Floats, v: Floats, *, start: float) -> float:
     found = minimize_scalar(loss, bounds=(0.0, top), method="bounded", options={"xatol": 1e-12 * top})
     return 0.0 if loss(0.0) <= found.fun else float(found.x)
 
+
 def _bound(mean: float, spread: float, k: int, tau2: float, *, plain: float) -> dict[str, float]:
     from scipy.stats import t as student
 
@@ -89,6 +94,7 @@ def _bound(mean: float, spread: float, k: int, tau2: float, *, plain: float) -> 
     bounds = {"ci_low": mean - half, "ci_high": mean + half, "p": p}
     return bounds | {"prediction_low": float(mean - wide), "prediction_high": float(mean + wide)}
 
+
 def _describe_heterogeneity(q: float, k: int, tau2: float, v: Floats) -> dict[str, float]:
     from scipy.stats import chi2
 
@@ -96,6 +102,7 @@ def _describe_heterogeneity(q: float, k: int, tau2: float, v: Floats) -> dict[st
     typical = (k - 1) * weight.sum() / (weight.sum() ** 2 - np.sum(weight**2))
     i2 = float(tau2 / (tau2 + typical))
     return {"tau2": tau2, "i2": i2, "q": q, "df": k - 1, "p_heterogeneity": float(chi2.sf(q, k - 1))}
+
 
 def pool_ratios(sites: pd.DataFrame, *, method: Method = "reml") -> pd.DataFrame:
     """Pool the hazard ratios of sites.

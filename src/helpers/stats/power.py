@@ -217,7 +217,7 @@ def describe_follow_up(time: ArrayLike, event: ArrayLike) -> FollowUp:
     times, events = check_outcomes(time, event)
     seen, left = fit_km(times, events), fit_km(times, ~events)
     columns = [curve[name].to_numpy(float) for curve in (seen, left) for name in ("time", "survival")]
-    return FollowUp(*columns, end=float(times.max()))
+    return FollowUp(columns[0], columns[1], columns[2], columns[3], end=float(times.max()))
 
 
 def simulate_outcomes(
@@ -325,7 +325,8 @@ def simulate_power(
     formula = compute_power(ratio, n_events=mean_events, alpha=alpha, scale=scale)
     return {
         "power": rejected / n_simulations, "ci_low": low, "ci_high": high,
-        "mean_ratio": float(np.exp(np.nanmean(ratios))), "mean_events": mean_events, "formula": formula, "n_simulations": n_simulations,
+        "mean_ratio": float(np.exp(np.nanmean(ratios))), "mean_events": mean_events, "formula": formula,
+        "n_simulations": n_simulations,
     }  # fmt: skip
 
 

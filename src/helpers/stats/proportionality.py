@@ -87,9 +87,7 @@ def estimate_ratio_by_period(
     for start, end in itertools.pairwise(edges):
         still = times > start if start > 0 else np.ones(times.size, dtype=bool)
         design = None if covariates is None else covariates.loc[still]
-        row = estimate_or_explain(
-            times[still], events[still], values[still], covariates=design, horizon=end, **options
-        )
+        row = estimate_or_explain(times[still], events[still], values[still], covariates=design, horizon=end, **options)
         rows.append(row.assign(start=start, end=end))
     return pd.concat(rows, ignore_index=True).reindex(columns=RATIO_COLUMNS)
 

@@ -24,7 +24,7 @@ from helpers.stats.ipcw import compute_time_auc
 from helpers.stats.kaplan_meier import compare_rmst
 from helpers.stats.meta_analysis import pool_ratios
 from helpers.stats.multiplicity import adjust_holm
-from helpers.stats.power import count_events_needed, describe_follow_up, tabulate_needs, tabulate_power
+from helpers.stats.power import PowerScale, count_events_needed, describe_follow_up, tabulate_needs, tabulate_power
 from helpers.stats.prognosis import Prognosis, calibrate, decide, judge_models
 from helpers.stats.subgroups import SUBGROUPS, estimate_by_group, estimate_subgroups
 from helpers.stats.survival_plan import (
@@ -131,9 +131,7 @@ def bend_score(question: Question, *, n_knots: int = 4) -> tuple[pd.DataFrame, p
     return fit_spline(chosen.time, chosen.event, chosen.score, n_knots=n_knots, horizon=question.item.horizon_months)
 
 
-def vary_model(
-    question: Question, *, n_imputations: int = 10, n_boot: int = 200, seed: int = 20261
-) -> pd.DataFrame:
+def vary_model(question: Question, *, n_imputations: int = 10, n_boot: int = 200, seed: int = 20261) -> pd.DataFrame:
     """Estimate the same hazard ratio under other, equally defensible choices.
 
     Parameters
@@ -247,8 +245,9 @@ def judge_added_value(
     time, event = first["time"], first["event"]
     n_events = int((event & (time <= horizon)).sum())
     if n_events < FEWEST_JUDGED:
-        msg = f"StatsError: {n_events} events by {horizon:g} months among {len(time)} complete cases, expected at least "
-        raise StatsError(f"{msg}{FEWEST_JUDGED} to judge a prognosis. Take a later horizon, or more cases.")
+        found = f"{n_events} events by {horizon:g} months among {len(time)} complete cases"
+        msg = f"StatsError: {found}, expected at least {FEWEST_JUDGED} to judge a prognosis. Take a later horizon."
+        raise StatsError(msg)
     models = {"nothing": pd.DataFrame(index=range(len(time))), "clinical": first["terms"]} | shared
     table, prognoses = judge_models(time, event, models, base="clinical", horizon=horizon, n_boot=n_boot, seed=seed)
     parts: dict[str, list[pd.DataFrame]] = {"calibration": [], "decisions": [], "auc": []}
@@ -473,7 +472,7 @@ def estimate_own_power(
     """
     chosen = question.chosen
     time, event = truncate_follow_up(chosen.time, chosen.event, question.item.horizon_months)
-    scale = "high_vs_low" if question.item.scale == "high_vs_low" else "per_sd"
+    scale: PowerScale = "high_vs_low" if question.item.scale == "high_vs_low" else "per_sd"
     power = tabulate_power(
         describe_follow_up(time, event), n_cases=len(time), hazard_ratios=list(ratios), correlation=correlation,
         scale=scale, n_simulations=n_simulations, seed=seed,
@@ -511,4 +510,3 @@ def describe_power(power: pd.DataFrame, needs: pd.DataFrame, *, published: float
             f"({row.mean_events:.0f} events) finds it in {share} of tries"
         )
     return "\n".join(lines)
-
