@@ -334,6 +334,8 @@ run.save_figure(fig, "other_choices", table=choices)
 # The clinical model and the clinical model plus score are therefore fitted on four fifths of the complete cases and judged on the rest, in turn: by concordance (Harrell's, and Uno's, which censoring does not bend), AUC and Brier score at the horizon, and the likelihood ratio of one term more.
 
 # %%
+from IPython.display import display
+
 from helpers.core.errors import StatsError
 from helpers.stats.survival_depth import judge_added_value
 
