@@ -289,7 +289,8 @@ print(f"primary hazard ratio over {len(spread)} partition(s) into folds: {spread
 # A score that only repeats grade and nodes adds nothing.
 # Each term is fitted alone and then all together, *on the same cases*: otherwise the change from the upper to the lower block would mix adjustment with a change of patients.
 # Missing covariates are imputed several times, by regressions that know the outcome, and pooled by Rubin's rules, so that nobody is thrown out for a missing grade and nobody pretends to have known it.
-# Events per term stand in the heading; below ten the covariates (never the score) are shrunk by a ridge penalty, and it says so.
+# Events per term stand in the heading; below ten the covariates (never the score) are shrunk by a ridge penalty until there are ten per effective term, and it says so.
+# Intervals of shrunk covariates are narrow because they were shrunk, not because anything is known; read the score's.
 
 # %%
 from helpers.stats.survival_report import arrange_models, fit_models

@@ -15,12 +15,15 @@ from helpers.stats.imputation import impute_covariates, pool_rubin
 
 FEWEST_PER_TERM: Final = 10.0
 """Events per term below which the covariates of a multivariable model are shrunk."""
-PENALTIES: Final = tuple(float(x) for x in np.logspace(-2, 4, 25))
-"""Ridge penalties tried, per squared SD."""
+FEWEST_TERMS: Final = 1.5
+"""Effective terms that are always left: the score, and half a term's worth of covariates."""
 
 
 def choose_penalty(time: ArrayLike, event: ArrayLike, terms: pd.DataFrame, *, shrunk: ArrayLike) -> float:
-    """Choose the ridge penalty whose penalised model has the best AIC, with its effective degrees of freedom.
+    """Choose the ridge penalty at which there are `FEWEST_PER_TERM` events per *effective* term.
+
+    The rule looks at the number of events and at the covariates, not at how well any of them does: a penalty tuned on
+    few events would be as uncertain as what it is to steady.
 
     Parameters
     ----------
@@ -33,19 +36,25 @@ def choose_penalty(time: ArrayLike, event: ArrayLike, terms: pd.DataFrame, *, sh
     Returns
     -------
     float
-        Of `PENALTIES`.
+        Per squared SD; 0 where there are events enough.
 
     References
     ----------
-    Verweij and van Houwelingen 1994, Stat Med 13:2427.
+    Harrell 2015, Regression Modeling Strategies, section 4.5 (effective degrees of freedom). Gray 1992, J Am Stat Assoc
+    87:942 (of a penalised Cox model).
     """
+    from scipy.optimize import brentq
+
     laid = np.asarray(shrunk, dtype=np.float64)
+    wanted = max(float(np.sum(np.asarray(event, dtype=bool))) / FEWEST_PER_TERM, FEWEST_TERMS)
 
-    def judge(penalty: float) -> float:
-        fit = fit_efron(time, event, terms, penalty=penalty * laid)
-        return fit.log_likelihood - fit.df
+    def excess(log_penalty: float) -> float:
+        return fit_efron(time, event, terms, penalty=np.exp(log_penalty) * laid).df - wanted
 
-    return max(PENALTIES, key=judge)
+    low, high = np.log(1e-4), np.log(1e6)
+    if terms.shape[1] <= wanted or excess(low) <= 0:
+        return 0.0
+    return float(np.exp(brentq(excess, low, high, xtol=1e-3)))
 
 
 def fit_adjusted(
@@ -61,7 +70,8 @@ def fit_adjusted(
     """Fit every term alone and all together, on the same cases, with missing covariates imputed.
 
     The first term is the score, which must be complete. With fewer than `FEWEST_PER_TERM` events per term the
-    covariates of the multivariable model (never the score) are shrunk by a ridge penalty.
+    covariates of the multivariable model (never the score) are shrunk by a ridge penalty until there are as many per
+    effective term.
 
     Parameters
     ----------

@@ -190,7 +190,7 @@ def _vary_adjustment(question: Question, *, n_imputations: int, seed: int) -> li
             fit = fit_adjusted(question.chosen.time[kept], question.chosen.event[kept], terms[kept], horizon=horizon,
                                n_imputations=n_imputations, seed=seed)  # fmt: skip
             row = fit[fit["model"] == "multivariable"].iloc[0]
-            shrunk = f", shrunk to {row['df']:.1f} terms" if row["penalty"] > 0 else ""
+            shrunk = f", covariates shrunk to {row['df'] - 1:.1f}" if row["penalty"] > 0 else ""
             rows.append(_name(f"{words} ({row['events_per_term']:.0f} events per term{shrunk})", row))
         except StatsError as error:
             empty = dict.fromkeys(RATIO_COLUMNS, np.nan) | {"n": int(kept.sum())}

@@ -421,6 +421,11 @@ def _describe_block(population: str, scale: str, adjustment: str, horizon: float
     return f"{name[0].upper()}{name[1:]}, {words}, {until}" + ("" if adjustment == "none" else ", adjusted")
 
 
+def _describe_events(row: pd.Series) -> str:
+    shrunk = f"; covariates shrunk to {row['df'] - 1:.1f} terms" if row["penalty"] > 0 else ""
+    return f"{row['events_per_term']:.0f} events per term{shrunk}"
+
+
 def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Arrange uni- and multivariable fits for a forest plot.
 
@@ -447,7 +452,7 @@ def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
         blocks = [(f"Univariable, {MEASURED_LABELS[name]}", rows) for name, rows in alone.items()]
     for name, rows in together.items():
         which = f", {MEASURED_LABELS[name]}" if len(fits) > 1 else ""
-        blocks.append((f"Multivariable{which} ({rows['events_per_term'].iloc[0]:.0f} events per term)", rows))
+        blocks.append((f"Multivariable{which} ({_describe_events(rows.iloc[0])})", rows))
     table: list[dict[str, Any]] = []
     for words, rows in blocks:
         table.append({"label": words, "heading": True})
