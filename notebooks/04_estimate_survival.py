@@ -14,7 +14,7 @@
 #
 # **What you'll need.** Chapter 03, or a cohort with expression and no slides (chapter 00 only); under a minute on 2 cores, no accelerator.
 #
-# **Inputs → outputs.** `predictions.parquet` of chapter 03 (or expression) and the outcomes of chapter 00 → `tables/{plan, hazard_ratios, km_*, models, …}.csv`, figures, rows of the scoreboard.
+# **Inputs → outputs.** `predictions.parquet` of chapter 03 (or expression) and the outcomes of chapter 00 → `tables/{plan, hazard_ratios, models_*, other_choices, added_value, subgroups, …}.csv` (the main ones as `.tex` too), figures, rows of the scoreboard.
 #
 # **Source.** Ekholm et al. 2024 (doi 10.1186/s12885-024-13248-9): high against low predicted score, external test, hazard ratio 1.65 (1.05–2.61) for the 11-gene score and 1.84 (1.17–2.89) for MKI67.
 # That the endpoint is recurrence or death, that the cut is the training median, and which covariates adjust it, are our assumptions, and parameters below.
@@ -47,6 +47,14 @@ cutoff_quantile: float = 0.5               # between low and high, over developm
 horizons_months: list = [60.0, 120.0, 180.0]     # hazard ratio up to each
 period_edges_months: list = [0.0, 24.0, 60.0, 120.0]   # hazard ratio within each period
 competing_endpoint: Optional[str] = "rfs"  # endpoint shown with other death as competing
+spline_knots: int = 4                      # of the spline of the score; 0: no spline
+n_imputations: int = 10                    # of missing covariates
+prognosis_months: Optional[float] = 60.0   # horizon of AUC, Brier score, calibration, decisions; None: not judged
+subgroups: list = ["er", "her2", "grade", "nodes_positive", "age_years"]   # with a test of interaction
+pool_by: Optional[str] = "site"            # sites pooled by random effects; None: not pooled
+n_boot: int = 200                          # bootstrap resamples of cases
+power_ratios: list = [1.3, 1.65, 2.2]      # hazard ratios of the RNA whose power is simulated here
+n_power: int = 200                         # simulated cohorts per hazard ratio
 
 # %%
 from helpers.core import provenance
@@ -117,6 +125,8 @@ count_losses(chosen.losses)
 # %%
 import inspect
 
+import pandas as pd
+
 from helpers.stats import survival_plan
 
 print(inspect.getsource(survival_plan.fit_score_constants).split('"""')[0])
@@ -151,6 +161,31 @@ from helpers.stats.survival import fit_km
 fit_km(chosen.time[:8], chosen.event[:8])[["time", "n_at_risk", "n_events", "n_censored", "survival"]].round(3)
 
 # %% [markdown]
+# ## Is the risk straight in the score?
+#
+# The score first, as it is: a hazard ratio per SD draws a straight line through the log hazard, and a line is an assumption.
+# A restricted cubic spline may bend between its knots (at fixed quantiles of the score; no outcome chose them) and is straight beyond the outer two.
+# The test of *curvature* asks whether the bend is more than noise.
+
+# %%
+from helpers.stats.survival_depth import ask, bend_score
+
+options = {"quantile": spec.cutoff_quantile, "cutoffs": scores.cutoffs}
+if spec.spline_knots:
+    asked = [ask(item, cases, scores.table, **options) for item in pair]
+    bends = [bend_score(question, n_knots=spec.spline_knots) for question in asked]
+    fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=68, columns=len(pair))
+    for ax, letter, question, (curve, test) in zip(axes, "ab", asked, bends, strict=False):
+        words = survival_plan.MEASURED_LABELS[question.item.measured]
+        figures.plot_spline(curve, test, ax=ax, scores=question.chosen.score, cutoff=question.constants.cutoff.value, source=question.item.measured, xlabel=f"{question.item.target}, {words}", title=f"{letter}  {question.item.target}, {words}")
+    run.save_figure(fig, "spline", table=pd.concat([curve.assign(measured=item.measured) for item, (curve, _) in zip(pair, bends, strict=True)]))
+    run.save_table(pd.concat([test.assign(measured=item.measured) for item, (_, test) in zip(pair, bends, strict=True)]), "spline_tests")
+
+# %% [markdown]
+# Where the dashed line stays inside the band, one ratio per SD says it all; where it leaves it, read the curve and not the number.
+# The ticks at the foot are the cases: at both ends a handful of them carry the curve, and the band says so.
+
+# %% [markdown]
 # ## High against low
 #
 # The same arithmetic on everybody, cut at the line drawn above.
@@ -159,12 +194,9 @@ fit_km(chosen.time[:8], chosen.event[:8])[["time", "n_at_risk", "n_events", "n_c
 # Groups are for the eye: the primary estimate keeps the score on its declared scale, because cutting it throws away about a third of its information.
 
 # %%
-import pandas as pd
-
 from helpers.core.vocab import ENDPOINT_LABELS
 from helpers.stats.survival_report import compare_risk_groups
 
-options = {"quantile": spec.cutoff_quantile, "cutoffs": scores.cutoffs}
 groups = [compare_risk_groups(item, cases, scores.table, **options) for item in pair]
 fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=82, columns=len(pair))
 for ax, letter, item, shown in zip(axes, "ab", pair, groups, strict=False):
@@ -221,7 +253,7 @@ print(f"honest p-value of the best cut-off: {corrected['corrected_p'].item():.4f
 from helpers.stats.survival_plan import estimate_analyses
 
 results = estimate_analyses(analyses, cases, scores.table, covariates=spec.covariates, **options)
-run.save_table(results, "hazard_ratios")
+run.save_table(results, "hazard_ratios", latex=True)
 for row in results[results["note"] != ""].itertuples():
     print(f"not estimated: {row.role} {row.target} ({row.measured}), {row.endpoint}, {row.population}: {row.note}")
 columns = ["role", "target", "measured", "endpoint", "population", "scale", "hazard_ratio", "ci_low", "ci_high", "p", "p_holm", "n", "n_events", "p_proportional", "concordance"]
@@ -255,17 +287,19 @@ print(f"primary hazard ratio over {len(spread)} partition(s) into folds: {spread
 # ## Beside what the clinic knows already
 #
 # A score that only repeats grade and nodes adds nothing.
-# Each term is fitted alone and then all together, *on the same complete cases*: otherwise the change from the upper to the lower block would mix adjustment with a change of patients.
-# Events per term stand in the heading; below ten the adjusted numbers are a sketch.
+# Each term is fitted alone and then all together, *on the same cases*: otherwise the change from the upper to the lower block would mix adjustment with a change of patients.
+# Missing covariates are imputed several times, by regressions that know the outcome, and pooled by Rubin's rules, so that nobody is thrown out for a missing grade and nobody pretends to have known it.
+# Events per term stand in the heading; below ten the covariates (never the score) are shrunk by a ridge penalty until there are ten per effective term, and it says so.
+# Intervals of shrunk covariates are narrow because they were shrunk, not because anything is known; read the score's.
 
 # %%
 from helpers.stats.survival_report import arrange_models, fit_models
 
-fits, notes = fit_models(analyses[0], cases, scores.table, measured=scores.measured, covariates=spec.covariates, **options)
+fits, notes = fit_models(analyses[0], cases, scores.table, measured=scores.measured, covariates=spec.covariates, n_imputations=spec.n_imputations, **options)
 for source, note in notes.items():
     print(f"{source}: {note}")
 for source, fit in fits.items():
-    run.save_table(fit, f"models_{source}")
+    run.save_table(fit, f"models_{source}", latex=True)
 
 # %%
 if fits:
@@ -273,6 +307,94 @@ if fits:
     fig, axes = new_figure(width_mm=183, height_mm=20 + 4.2 * len(models))
     figures.plot_forest(models, ax=axes[0], xlabel=f"Hazard ratio (95 % CI), {ENDPOINT_LABELS[spec.primary_endpoint].lower()}")
     run.save_figure(fig, "uni_and_multivariable", table=models)
+
+# %% [markdown]
+# ## The same number by other choices
+#
+# A declared model is one of several that a careful colleague could have declared.
+# So here is the primary ratio again: with robust errors, with the likelihood's own interval, by bootstrap, with each site's own baseline, and adjusted.
+# Rows that agree are no further evidence; a row that disagrees is a question.
+
+# %%
+from helpers.stats.survival_depth import vary_model
+
+full = [ask(item, cases, scores.table, covariates=spec.covariates, **options) for item in pair]
+choices = vary_model(full[0], n_imputations=spec.n_imputations, n_boot=spec.n_boot)
+run.save_table(choices, "other_choices", latex=True)
+fig, axes = new_figure(width_mm=183, height_mm=18 + 4.6 * len(choices))
+figures.plot_forest(choices.rename(columns={"choice": "label"}).assign(source=pair[0].measured), ax=axes[0])
+run.save_figure(fig, "other_choices", table=choices)
+
+# %% [markdown]
+# Adjusted rows answer another question than the others (the score among patients alike in everything else), so they may differ without anything being wrong.
+
+# %% [markdown]
+# ## What the score adds
+#
+# A small p-value beside grade and nodes is not yet a better prognosis.
+# The clinical model and the clinical model plus score are therefore fitted on four fifths of the complete cases and judged on the rest, in turn: by concordance (Harrell's, and Uno's, which censoring does not bend), AUC and Brier score at the horizon, and the likelihood ratio of one term more.
+
+# %%
+from IPython.display import display
+
+from helpers.core.errors import StatsError
+from helpers.stats.survival_depth import judge_added_value
+
+added = None
+if spec.prognosis_months and full[0].chosen.covariates is not None:
+    try:
+        added = judge_added_value(full, horizon=spec.prognosis_months, n_boot=spec.n_boot)
+        run.save_table(added.table, "added_value", latex=True)
+        shown = added.table.reindex(columns=["model", "concordance", "uno", "auc", "auc_low", "auc_high", "integrated_brier", "slope", "delta_concordance", "delta_low", "delta_high", "lr_p", "n", "n_events"])
+        display(shown.style.format(precision=3, na_rep="").hide(axis="index"))
+    except StatsError as error:
+        print(f"not judged: {error}")
+
+# %%
+if added is not None:
+    fig, axes = new_figure(width_mm=183, height_mm=68, columns=3)
+    figures.plot_auc(added.auc, ax=axes[0], title="a  Discrimination")
+    figures.plot_calibration(added.calibration, ax=axes[1], horizon=added.horizon, title="b  Calibration")
+    figures.plot_decisions(added.decisions, ax=axes[2], horizon=added.horizon, title="c  Decisions")
+    run.save_figure(fig, "added_value", table=added.calibration)
+    run.save_table(added.decisions, "decision_curve")
+
+# %% [markdown]
+# Read the interval of `delta_concordance` before its value, and the decision curve before either: two models whose curves lie on each other would treat the same patients.
+# A *slope* below 1 says that the predictions are too extreme, as those of an overfitted model are.
+
+# %% [markdown]
+# ## In whom?
+#
+# The question is not in which subgroup the score is significant, but whether its ratio *differs* between subgroups; the test of interaction asks that, and is adjusted for the number of subgroups looked at.
+
+# %%
+from helpers.stats.survival_depth import arrange_subgroups, compare_subgroups
+
+if spec.subgroups:
+    inside = compare_subgroups(full[0], names=spec.subgroups)
+    run.save_table(inside, "subgroups", latex=True)
+    rows = arrange_subgroups(inside)
+    fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
+    figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
+    run.save_figure(fig, "subgroups", table=rows)
+
+# %%
+from helpers.stats.survival_depth import arrange_sites, pool_sites
+
+if spec.pool_by and "site" in cases and full[0].site.nunique() > 1:
+    sites, pooled = pool_sites(full[0])
+    run.save_table(sites, "sites")
+    run.save_table(pooled, "sites_pooled")
+    rows = arrange_sites(sites, pooled)
+    print(f"{int(sites['log_hr'].notna().sum())} of {len(sites)} sites have the five events that a ratio of their own needs")
+    fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
+    figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
+    run.save_figure(fig, "sites", table=rows)
+
+# %% [markdown]
+# The diamond is the mean over sites; the line below it is where the *next* site is expected, which is what somebody elsewhere wants to know.
+# With a handful of sites that line is long, and honestly so.
 
 # %% [markdown]
 # ## Is one hazard ratio enough?
@@ -315,6 +437,14 @@ horizons[["analysis", "end", "hazard_ratio", "ci_low", "ci_high", "n", "n_events
 # %% [markdown]
 # Each row is what a study would have reported had it stopped there (`end`, in months).
 # If they run downhill, the ratio over all of follow-up is the smallest of many true answers; name the horizon with the number, as the plan does.
+# What needs no proportional hazards at all is the event-free time lost: the area between the two Kaplan–Meier curves up to a horizon (the difference in restricted mean survival time).
+
+# %%
+from helpers.stats.survival_depth import compare_mean_times
+
+lost = pd.concat([compare_mean_times(ask(item, cases, scores.table, **options), horizons=spec.horizons_months).assign(analysis=item.describe()) for item in suspects])
+run.save_table(lost, "mean_time_lost")
+lost.reindex(columns=["analysis", "horizon", "group", "reference", "difference", "ci_low", "ci_high", "p", "note"]).round(3)
 
 # %% [markdown]
 # ## Death of something else
@@ -336,9 +466,40 @@ if shown_endpoint and has_endpoint(cases, "os"):
     run.save_figure(fig, "cumulative_incidence", table=curve)
     run.save_table(read_incidence(curve, at=[end]), "incidence_at_end")
 
+# %%
+from helpers.stats.survival_depth import estimate_competing_ratios
+
+if shown_endpoint and has_endpoint(cases, "os"):
+    causes = [replace(item, endpoint=shown_endpoint, horizon_months=None, adjustment="none") for item in pair]
+    both = pd.concat([estimate_competing_ratios(ask(item, cases, scores.table, **options)).assign(measured=item.measured) for item in causes])
+    run.save_table(both, "competing_ratios", latex=True)
+    display(both[["measured", "cause", "label", "hazard_ratio", "ci_low", "ci_high", "n_events", "note"]].style.format(precision=3, na_rep="").hide(axis="index"))
+
 # %% [markdown]
-# For a patient's prognosis the solid curve is the honest one.
-# For the question whether the score drives recurrence, the cause-specific hazard ratios above remain the right ones: they condition on being alive.
+# For a patient's prognosis the solid curve is the honest one, and so is the ratio of Fine and Gray, which says how the score moves it.
+# For the question whether the score *drives* recurrence, the rate among those still free of either is the right one: it conditions on being alive.
+# A score that does nothing to other death can still have a subdistribution ratio below 1 for it: who recurs and dies of that cannot die of something else.
+
+# %% [markdown]
+# ## Could this cohort have found it?
+#
+# A ratio that is not significant means little where it could hardly have been.
+# Cohorts like this one (as many cases, the same follow-up and censoring) are drawn again and again with a known ratio of the *RNA*; the image reads it with the correlation seen here, and the share of tries that reach p < 0.05 is the power.
+
+# %%
+from helpers.stats.survival_depth import describe_power, estimate_own_power
+from helpers.stats.survival_scores import correlate_measurements
+
+correlations = {name: correlate_measurements(scores.table, target=name, case_ids=chosen.case_id) for name in spec.targets}
+if spec.power_ratios:
+    reading = correlations[spec.primary_target] if "image" in scores.measured else 1.0
+    power, needs = estimate_own_power(full[0], ratios=spec.power_ratios, correlation=max(reading, 0.0), n_simulations=spec.n_power)
+    run.save_table(power, "power")
+    run.save_table(needs, "power_needs")
+    print(describe_power(power, needs))
+    fig, axes = new_figure(width_mm=150, height_mm=68, columns=2)
+    figures.plot_power(power, needs, axes=axes)
+    run.save_figure(fig, "power", table=power)
 
 # %% tags=["checks"]
 primary = results.iloc[0]
@@ -353,6 +514,9 @@ for shown in groups:
     assert shown.at_risk.loc[shown.at_risk["time"] == 0, "n_at_risk"].sum() == shown.test["n"].sum(), "a case is not drawn"
 for source, fit in fits.items():
     assert fit["n"].nunique() == 1, f"{source}: uni- and multivariable models rest on different cases"
+assert choices["n"].iloc[0] == len(chosen.case_id), "the other choices rest on other cases"
+if added is not None:
+    assert added.table["n"].nunique() == 1, "models were compared on different cases"
 
 # %% [markdown]
 # ## Answer for it
@@ -363,12 +527,11 @@ for source, fit in fits.items():
 
 # %%
 from helpers.cohort.published import read_published
-from helpers.stats.survival_scores import build_published_rows, build_score_rows, correlate_measurements
+from helpers.stats.survival_scores import build_published_rows, build_score_rows
 from helpers.stats.survival_truth import read_truth
 
 published = read_published(profile=run.profile_dir.name, chapter="04")
 declared = results[results["role"] != "exploratory"]
-correlations = {name: correlate_measurements(scores.table, target=name, case_ids=chosen.case_id) for name in spec.targets}
 truth = read_truth(run, correlations=correlations)
 rows = build_score_rows(declared, published=published, truth=truth, cases=cases, scores=scores.table)
 
@@ -392,8 +555,8 @@ run.finish()
 # **What we found.** One primary hazard ratio, declared before it was estimated, with everything that could have been chosen instead beside it; the image's next to the RNA's; a number for what the clinic knew already; and a look at whether one ratio is enough.
 #
 # **What would change it.** Another endpoint changes who counts as an event, another horizon changes which events count, and more events narrow the interval; another cut-off changes the picture but not the declared scale.
-# Covariates are complete cases here: with many missing values that is a different, healthier or sicker, set of patients, and the losses above say how many.
+# Imputed covariates rest on the assumption that what is missing depends on what is known; the row of complete cases rests on a stronger one.
 #
 # **Next.** Chapter 09 puts these rows beside the planted and the published ones.
 #
-# **References.** Ekholm et al. 2024, doi 10.1186/s12885-024-13248-9 · Kaplan and Meier 1958 · Cox 1972 · Efron 1977 · Grambsch and Therneau 1994 (proportional hazards) · Aalen and Johansen 1978 · Harrell et al. 1996 · Lausen and Schumacher 1992 (maximally selected cut-offs) · Holm 1979 · Liu et al. 2018, doi 10.1016/j.cell.2018.02.052 (endpoints of TCGA).
+# **References.** Ekholm et al. 2024, doi 10.1186/s12885-024-13248-9 · Kaplan and Meier 1958 · Cox 1972 · Efron 1977 · Grambsch and Therneau 1994 (proportional hazards) · Aalen and Johansen 1978 · Harrell et al. 1996 · Lausen and Schumacher 1992 (maximally selected cut-offs) · Holm 1979 · van Buuren 2018 (imputation) · Fine and Gray 1999 · Uno et al. 2011 · Graf et al. 1999 (Brier score) · Vickers et al. 2008 (decision curves) · Hartung and Knapp 2001 (pooling) · Schoenfeld 1983 (power) · Liu et al. 2018, doi 10.1016/j.cell.2018.02.052 (endpoints of TCGA).

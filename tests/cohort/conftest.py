@@ -123,3 +123,31 @@ def own_folder(tmp_path: Path) -> Path:
     rows = [f"00{i},{gene},{4 + i + n},log2\n" for i in range(1, 6) for n, gene in enumerate(("MKI67", "BIRC5"))]
     (folder / "expression.csv").write_text("case_id,gene,value,unit\n" + "".join(rows))
     return folder
+
+
+SCANB_AGE = "Age (5-year range, e.g., 35(31-35), 40(36-40), 45(41-45) etc.)"
+
+
+def write_scanb(folder: Path, *, n: int = 14) -> Path:
+    """Write a dozen patients and two libraries outside the follow-up cohort, in the layout of SCANB.9206."""
+    from helpers.cohort.genes import read_signature
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(94)
+    header = ["Follow.up.cohort", "GEX.assay", "Patient", SCANB_AGE, "ER", "PR", "HER2", "NHG", "Size.mm", "LN.spec"]
+    header += ["InvCa.type", "TreatGroup", "SSP.PAM50", "OS_days", "OS_event", "RFi_days", "RFi_event"]
+    lines = [",".join(f'"{name}"' if "," in name else name for name in header)]
+    for i in range(n):
+        died, recurred = i % 3 == 0, i % 2 == 0
+        row = ["TRUE" if i < n - 2 else "FALSE", f"S{i:06d}.l.r.m.c.lib.g.k2.a.t", f"P{min(i, n - 2):04d}", 40 + 5 * (i % 7)]
+        row += ["Positive" if i % 4 else "Negative", "Positive" if i % 5 else "NA", "Negative" if i % 3 else "Positive"]
+        row += [["1", "2", "3", "NA"][i % 4], 12 + i, ["N0", "SubMicroMet", "1to3", "4toX"][i % 4], "Ductal", "Endo", "LumA"]
+        row += [1500 + 10 * i, int(died), 900 + 10 * i if recurred else 1500 + 10 * i, int(recurred)]
+        lines.append(",".join(map(str, row)))
+    (folder / "SCANB.9206.csv").write_text("\n".join(lines) + "\n")
+    libraries = [f"S{i:06d}.l.r.m.c.lib.g.k2.a.t" for i in range(n)]
+    symbols = ["TSPAN6", *read_signature("prolif11"), "ESR1", "MKI67"]  # one symbol in two rows
+    rows = ["\t".join(["", *libraries])]
+    rows += ["\t".join([symbol, *(f"{value:.4f}" for value in rng.lognormal(1.5, 0.6, n))]) for symbol in symbols]
+    (folder / "SCANB.9206.genematrix_noNeg.Symbol.txt").write_text("\n".join(rows) + "\n")
+    return folder

@@ -9,7 +9,7 @@ from helpers.core import specs
 from helpers.core.errors import SpecError
 from helpers.core.specs import AnalysisPlan, CohortSpec
 
-PROFILES = ("phantom", "ci", "metabric", "tcga-brca-features", "her2st", "template")
+PROFILES = ("phantom", "ci", "metabric", "scanb", "tcga-brca-features", "her2st", "template")
 
 
 def read(repository: Path, name: str) -> dict:

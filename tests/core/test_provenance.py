@@ -162,3 +162,15 @@ def test_the_fingerprint_of_a_folder_sees_names_and_content_and_a_big_file_both_
         assert provenance.fingerprint(big) != zeros
     with pytest.raises(RunError, match="does not exist"):
         provenance.fingerprint(tmp_path / "nothing")
+
+
+def test_a_table_for_a_manuscript_is_written_as_latex_too(tmp_path):
+    from helpers.core import provenance
+    from helpers.core.specs import ScoreboardSpec
+
+    run = provenance.start(ScoreboardSpec.from_values({}), tmp_path / "results" / "x", run_name="latex")
+    run.save_table(pd.DataFrame({"hazard_ratio": [1.5, None], "label": ["ER+ & HER2_neg", "all"]}), "ratios", latex=True)
+    text = next((tmp_path / "results" / "x").rglob("ratios.tex")).read_text()
+    assert "hazard ratio & label" in text
+    assert r"1.500 & ER+ \& HER2\_neg" in text, "three decimals, LaTeX's own characters escaped"
+    assert "NaN" not in text

@@ -173,3 +173,68 @@ def test_p_values_read_as_in_a_journal() -> None:
     assert [figures.format_p(p) for p in (0.0002, 0.0314, 0.314, float("nan"))] == [
         "p < 0.001", "p = 0.031", "p = 0.31", "p not available"
     ]  # fmt: skip
+
+
+# --- the primary ratio from all sides -------------------------------------------------------------------------------
+
+
+def test_the_spline_is_drawn_with_its_line_its_cases_and_its_test(cohort: pd.DataFrame) -> None:
+    from helpers.stats.flexible import fit_spline
+
+    curve, test = fit_spline(cohort["time"], cohort["event"], cohort["score"])
+    ax = figures.plot_spline(curve, test, ax=new_axes(), scores=cohort["score"], cutoff=0.1, source="image", title="a")
+    lines = {line.get_gid(): line for line in ax.lines if line.get_gid()}
+    assert lines["spline"].get_ydata().tolist() == curve["hazard_ratio"].tolist()
+    assert lines["straight"].get_ydata().tolist() == curve["straight"].tolist()
+    inside = cohort["score"].between(curve["score"].min(), curve["score"].max())
+    assert len(lines["rug"].get_xdata()) == inside.sum()
+    assert lines["spline"].get_color() == PALETTES["source"]["image"]
+    assert "curvature p" in texts(ax, "facts")[0]
+    assert f"160 cases, {cohort['event'].sum()} events" in texts(ax, "facts")[0]
+    assert ax.get_yscale() == "log"
+
+
+def judged() -> dict[str, pd.DataFrame]:
+    rows = [
+        {"model": model, "group": g, "predicted": 0.1 * (g + 1), "observed": 0.1 * (g + 1), "ci_low": 0.05, "ci_high": 0.5, "n": 40, "n_events": 8}
+        for model in ("clinical", "clinical + RNA") for g in range(4)
+    ]  # fmt: skip
+    decisions = pd.DataFrame(
+        {"model": "clinical", "threshold": [0.1, 0.2, 0.3], "net_benefit": [0.2, 0.1, 0.05], "treat_all": [0.2, 0.05, -0.1]}
+    )
+    auc = pd.DataFrame({"model": "clinical + RNA", "time": [12.0, 24.0], "auc": [0.6, 0.65]})
+    return {"calibration": pd.DataFrame(rows), "decisions": decisions, "auc": auc}
+
+
+def test_calibration_decisions_and_auc_are_the_tables_own_numbers() -> None:
+    tables = judged()
+    ax = figures.plot_calibration(tables["calibration"], ax=new_axes(), horizon=60.0)
+    assert ax.get_xlabel() == "Predicted probability at 5 years"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["clinical", "clinical + RNA"]
+    assert "n 160" in texts(ax, "facts")[0], "cases of one model, not of both together"
+    ax = figures.plot_decisions(tables["decisions"], ax=new_axes(), horizon=60.0)
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert drawn["clinical"] == [0.2, 0.1, 0.05]
+    assert drawn["treat everybody"] == [0.2, 0.05, -0.1]
+    ax = figures.plot_auc(tables["auc"], ax=new_axes())
+    assert list(ax.lines[1].get_xdata()) == [1.0, 2.0], "years"
+    assert ax.lines[1].get_color() == PALETTES["source"]["rna"]
+
+
+def test_power_shows_its_interval_and_the_events_an_image_needs() -> None:
+    from helpers.figures.style import new_figure
+
+    power = pd.DataFrame({"hazard_ratio": [1.3, 2.2], "image_ratio": [1.2, 1.7], "power": [0.3, 0.9], "ci_low": [0.2, 0.8], "ci_high": [0.4, 0.95], "formula": [0.31, 0.92], "mean_events": [90.0, 90.0]})
+    needs = pd.DataFrame({"rna_ratio": [1.3, 1.3, 2.2, 2.2], "correlation": [1.0, 0.5, 1.0, 0.5], "n_events": [457, 1800, 51, 206]})
+    _, axes = new_figure(width_mm=150, height_mm=60, columns=2)
+    figures.plot_power(power, needs, axes=axes)
+    assert {text.get_text() for text in axes[0].texts} >= {"RNA 1.3", "RNA 2.2"}
+    curves = [list(line.get_ydata()) for line in axes[1].lines]
+    assert curves == [[457, 1800], [51, 206]]
+    assert axes[1].get_xlim()[0] > axes[1].get_xlim()[1], "the correlation falls to the right"
+
+
+def test_a_forest_row_without_counts_leaves_their_cells_empty() -> None:
+    rows = pd.DataFrame([{"label": "a new site", "heading": False, "hazard_ratio": 1.5, "ci_low": 0.9, "ci_high": 2.4, "p": np.nan, "n": np.nan, "n_events": np.nan}])
+    ax = figures.plot_forest(rows, ax=new_axes())
+    assert "nan" not in "".join(texts(ax, "cell"))

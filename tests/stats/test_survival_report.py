@@ -98,7 +98,8 @@ def test_losses_are_counted_by_reason() -> None:
 def test_models_of_image_and_rna_share_their_covariates_in_one_block() -> None:
     cases, scores = draw_study()
     fits, notes = report.fit_models(ITEM, cases, scores, measured=["image", "rna"], covariates=["age_years", "grade"])
-    assert notes == {"image": "200 complete cases, 0 lost", "rna": "200 complete cases, 0 lost"}
+    words = f"200 cases, 200 of them complete; {cases['rfs_event'].sum() / 3:.0f} events per term"
+    assert notes == {"image": words, "rna": words}
     table = report.arrange_models(fits)
     assert table["label"].tolist() == [
         "Univariable", "prolif11 (image), per SD", "prolif11 (RNA), per SD", "Age, per 10 years", "Grade, per step",
@@ -113,9 +114,26 @@ def test_models_on_different_cases_keep_their_blocks_apart() -> None:
     cases, scores = draw_study()
     fewer = scores.drop(scores.index[(scores["measured"] == "rna") & (scores["case_id"] < "0010")])
     fits, notes = report.fit_models(ITEM, cases, fewer, measured=["image", "rna"], covariates=["age_years"])
-    assert notes["rna"] == "190 complete cases, 10 lost"
+    assert notes["rna"].startswith("190 cases, 190 of them complete")
     headings = report.arrange_models(fits).query("heading == True")["label"].tolist()
     assert headings[:2] == ["Univariable, predicted from the image", "Univariable, measured by RNA"]
+
+
+def test_missing_covariates_are_imputed_counted_and_nobody_is_lost() -> None:
+    cases, scores = draw_study()
+    cases.loc[cases.index < 30, "grade"] = pd.NA
+    fits, notes = report.fit_models(ITEM, cases, scores, measured=["rna"], covariates=["age_years", "grade"], n_imputations=3)
+    assert "200 cases, 170 of them complete; imputed 3 times: Grade, per step 30" in notes["rna"]
+    assert fits["rna"]["n"].unique().tolist() == [200]
+
+
+def test_few_events_per_term_are_shrunk_and_the_note_says_so() -> None:
+    cases, scores = draw_study(60)
+    fits, notes = report.fit_models(replace(ITEM, horizon_months=24.0), cases, scores, measured=["rna"], covariates=["age_years", "grade"])
+    together = fits["rna"].query("model == 'multivariable'")
+    assert together["events_per_term"].iloc[0] < 10
+    assert together["penalty"].iloc[0] > 0
+    assert "so covariates are shrunk (ridge" in notes["rna"]
 
 
 def test_a_model_that_cannot_be_fitted_leaves_a_note() -> None:

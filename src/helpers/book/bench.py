@@ -22,6 +22,7 @@ from helpers.core.progress import track
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
 N_REPEATS = 3
@@ -143,7 +144,99 @@ def measure_cox() -> list[Row]:
 
     ours = time_best(lambda: fit_cox(observed, event, covariates))
     theirs = time_best(lambda: CoxPHFitter().fit(table, "time", "event"))
-    return [make_row("survival/cox_2000x5", ours, "s", compared_with="lifelines (theirs / ours)", ratio=theirs / ours)]
+    return [
+        make_row("survival/cox_2000x5", ours, "s", compared_with="lifelines (theirs / ours)", ratio=theirs / ours),
+        *measure_chapter_statistics(),
+    ]
+
+
+def measure_chapter_statistics(
+    *, n_cases: int = 10_000, n_boot: int = 2_000, n_boot_concordance: int = 200
+) -> list[Row]:
+    """Time what chapter 04 computes for one score on a large cohort: curves, models, and their bootstraps.
+
+    Parameters
+    ----------
+    n_cases : int
+    n_boot : int
+        Resamples of the Cox models: the score alone, high against low, and with six covariates.
+    n_boot_concordance : int
+        Resamples of Harrell's concordance.
+
+    Returns
+    -------
+    list of dict
+        One row per part, and their sum beside what was aimed at.
+    """
+    import numpy as np
+
+    from helpers.stats.fast_cox import bootstrap_cox, fit_efron
+    from helpers.stats.ipcw import bootstrap_concordance
+
+    time_months, event, terms = draw_cohort(n_cases)
+    high = (terms[["score"]] > 0) * 1.0
+
+    def resample(design: "pd.DataFrame") -> Callable[[], object]:
+        return lambda: bootstrap_cox(time_months, event, design, n_boot=n_boot, rng=np.random.default_rng(1))
+
+    work: dict[str, Callable[[], object]] = {
+        "curves_and_models": lambda: describe_cohort(time_months, event, terms),
+        "boot_per_sd": resample(terms[["score"]]),
+        "boot_high_vs_low": resample(high),
+        "boot_adjusted": resample(terms),
+        "boot_concordance": lambda: bootstrap_concordance(
+            time_months, event, terms["score"], n_boot=n_boot_concordance, rng=np.random.default_rng(1)
+        ),
+    }
+    seconds = {name: time_best(task, repeats=1) for name, task in work.items()}
+    rows = [make_row(f"survival/{n_cases}/{name}", value, "s") for name, value in seconds.items()]
+    one = time_best(lambda: fit_efron(time_months, event, terms))
+    rows.append(make_row(f"survival/{n_cases}/newton_7_terms", one, "s"))
+    return [*rows, make_row(f"survival/{n_cases}/chapter", sum(seconds.values()), "s", bound=60.0)]
+
+
+def draw_cohort(n_cases: int) -> tuple["NDArray[np.float64]", "NDArray[np.bool_]", "pd.DataFrame"]:
+    """Draw outcomes of cases with a score and six covariates; about a third have the event.
+
+    Parameters
+    ----------
+    n_cases : int
+
+    Returns
+    -------
+    time_months : ndarray, (n_cases,)
+    event : ndarray, (n_cases,), bool
+    terms : DataFrame, (n_cases, 7)
+    """
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(20261)
+    terms = pd.DataFrame(rng.normal(size=(n_cases, 7)), columns=["score", *(f"x{i}" for i in range(6))])
+    happens = rng.exponential(150.0 * np.exp(-0.4 * terms["score"] - 0.2 * terms["x0"]))
+    leaves = rng.uniform(12.0, 120.0, n_cases)
+    return np.round(np.minimum(happens, leaves), 2), (happens <= leaves), terms
+
+
+def describe_cohort(time_months: "NDArray[np.float64]", event: "NDArray[np.bool_]", terms: "pd.DataFrame") -> None:
+    """Compute what chapter 04 reports once per score: curves, log-rank, models, proportional hazards, concordance.
+
+    Parameters
+    ----------
+    time_months : ndarray, (n_cases,)
+    event : ndarray, (n_cases,), bool
+    terms : DataFrame, (n_cases, n_terms)
+        `score` is one of them.
+    """
+    from helpers.stats import survival
+
+    high = (terms[["score"]] > 0) * 1.0
+    survival.fit_km(time_months, event, group=high["score"])
+    survival.compare_logrank(time_months, event, high["score"])
+    survival.check_proportional_hazards(time_months, event, terms)
+    survival.compute_concordance(time_months, event, terms["score"])
+    for design in (terms[["score"]], high, terms):
+        survival.fit_cox(time_months, event, design)
 
 
 BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = MappingProxyType(

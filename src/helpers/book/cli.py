@@ -235,9 +235,18 @@ def convert(
 @app.command()
 def validate(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many phantom cohorts, of consecutive seeds.")] = 10,
+    cohorts: Annotated[
+        int,
+        typer.Option("--cohorts", min=0, help="Instead: coverage and level over so many table-only cohorts per size."),
+    ] = 0,
     workers: WorkersOption = 2,
 ) -> None:
     """Compare planted with estimated values over many phantom cohorts; means and intervals, none picked."""
+    if cohorts:
+        from helpers.book.coverage import validate_coverage
+
+        validate_coverage(n_cohorts=cohorts, workers=workers)
+        return
     from helpers.book.validate import validate_phantom
 
     validate_phantom(n_seeds=seeds, workers=workers)

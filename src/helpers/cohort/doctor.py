@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.cohort.imports import her2st, metabric, tcga_brca
+from helpers.cohort.imports import her2st, metabric, scanb, tcga_brca
 from helpers.cohort.imports.tables import SUFFIXES, find_table
 from helpers.cohort.outcomes import list_endpoints, select_outcome
 from helpers.cohort.raw import require_files
@@ -20,6 +20,7 @@ from helpers.core.errors import HistobookError, SchemaError
 
 LAYOUTS = {
     "metabric": (metabric.FILES, metabric.LAYOUT),
+    "scanb": (scanb.FILES, scanb.LAYOUT),
     "tcga_brca_features": (tcga_brca.FILES, tcga_brca.LAYOUT),
     "her2st": (her2st.FOLDERS, her2st.LAYOUT),
 }
@@ -35,7 +36,7 @@ def detect_layout(folder: Path) -> str:
     Returns
     -------
     str
-        'tables', 'metabric', 'tcga_brca_features' or 'her2st'. 'tables' where nothing else fits.
+        'tables', 'metabric', 'scanb', 'tcga_brca_features' or 'her2st'. 'tables' where nothing else fits.
     """
     if any((folder / f"cases{suffix}").is_file() for suffix in SUFFIXES):
         return "tables"
@@ -108,6 +109,8 @@ def _try_import(folder: Path, layout: str) -> list[HistobookError]:
         require_files(folder, files, what=what)
         if layout == "metabric":
             metabric.import_metabric(folder)
+        elif layout == "scanb":
+            scanb.import_scanb(folder)
         elif layout == "tcga_brca_features":
             tcga_brca.import_tcga_brca(folder)
         else:

@@ -493,16 +493,22 @@ class Run:
         for file in files:
             self._outputs[paths.shorten(file)] = Path(file)
 
-    def save_table(self, table: pd.DataFrame, name: str) -> None:
-        """Write a tidy table to `tables/<name>.csv`.
+    def save_table(self, table: pd.DataFrame, name: str, *, latex: bool = False) -> None:
+        """Write a tidy table to `tables/<name>.csv`, and for a manuscript to `tables/<name>.tex`.
 
         Parameters
         ----------
         table : DataFrame
         name : str
             Without suffix.
+        latex : bool
+            Also as a LaTeX tabular (package booktabs), three decimals, missing cells empty.
         """
         paths.write_table(table, self.path(f"tables/{name}.csv"))
+        if latex:
+            words = table.rename(columns=lambda column: str(column).replace("_", " "))
+            text = words.to_latex(index=False, float_format="%.3f", na_rep="", escape=True)
+            paths.write_text(text, self.path(f"tables/{name}.tex"))
 
     def save_figure(self, fig: "Figure", name: str, table: pd.DataFrame | None = None) -> None:
         """Write a figure as SVG and PNG, named with its run, and the table behind it as CSV.

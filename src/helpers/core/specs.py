@@ -198,7 +198,7 @@ class CohortSpec(Spec):
 
     chapter: ClassVar[str] = "00_build_cohort"
 
-    cohort: Literal["phantom", "tables", "metabric", "tcga_brca_features", "her2st"] = Field(
+    cohort: Literal["phantom", "tables", "metabric", "scanb", "tcga_brca_features", "her2st"] = Field(
         "phantom", description="layout of the raw folder; 'phantom' is generated, 'tables' is the book's own layout"
     )
     phantom: PhantomSpec = Field(
@@ -387,6 +387,20 @@ class SurvivalSpec(AnalysisPlan):
     competing_endpoint: Optional[Literal["pfi", "pfi_or_death", "dfi", "dss", "rfs"]] = Field(
         "rfs", description="endpoint whose cumulative incidence is shown with other death as competing; null: none"
     )
+    spline_knots: Literal[0, 3, 4, 5] = Field(4, description="knots of the spline of the score; 0: no spline")
+    n_imputations: int = Field(10, ge=2, le=200, description="imputations of missing covariates")
+    prognosis_months: Optional[float] = Field(
+        60.0, gt=0, description="horizon of AUC, Brier score, calibration and decision curve, months; null: not judged"
+    )
+    subgroups: tuple[Literal["er", "her2", "grade", "stage", "nodes_positive", "age_years", "subtype"], ...] = Field(
+        ("er", "her2", "grade", "nodes_positive", "age_years"), description="subgroups with a test of interaction"
+    )
+    pool_by: Optional[Literal["site"]] = Field("site", description="sites pooled by random effects; null: not pooled")
+    n_boot: int = Field(200, ge=50, le=100_000, description="bootstrap resamples of cases, hazard ratio and AUC")
+    power_ratios: tuple[float, ...] = Field(
+        (1.3, 1.65, 2.2), description="hazard ratios of the RNA whose power is simulated in this cohort; []: none"
+    )
+    n_power: int = Field(200, ge=50, le=100_000, description="simulated cohorts per hazard ratio")
 
     @model_validator(mode="after")
     def _check_plan(self) -> Self:
@@ -399,6 +413,9 @@ class SurvivalSpec(AnalysisPlan):
             raise ValueError(msg)
         if any(months <= 0 for months in self.horizons_months):
             msg = f"horizons_months {list(self.horizons_months)} are not all above 0"
+            raise ValueError(msg)
+        if any(ratio <= 0 or ratio == 1 for ratio in self.power_ratios):
+            msg = f"power_ratios {list(self.power_ratios)} are not all above 0 and other than 1"
             raise ValueError(msg)
         return self
 

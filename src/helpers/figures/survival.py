@@ -254,6 +254,9 @@ COLUMNS_PT: Final = {
 """Where the columns of a forest plot stand, in points right of the axes, and how they align."""
 
 
+COUNTS: Final = {"n": "n", "events": "n_events"}
+
+
 def _write_forest_columns(ax: "Axes", rows: pd.DataFrame, *, p_column: str | None) -> None:
     names = [name for name in COLUMNS_PT if name != "p" or p_column]
     for name in names:
@@ -265,7 +268,8 @@ def _write_forest_columns(ax: "Axes", rows: pd.DataFrame, *, p_column: str | Non
                     annotation_clip=False, gid="label")  # fmt: skip
         if heading:
             continue
-        cells = {"n": f"{row['n']:.0f}", "events": f"{row['n_events']:.0f}", "HR (95 % CI)": format_ratio(row)}
+        counts = {name: "" if pd.isna(row[key]) else f"{row[key]:.0f}" for name, key in COUNTS.items()}
+        cells = counts | {"HR (95 % CI)": format_ratio(row)}
         cells["p"] = _shorten_p(row.get(p_column)) if p_column else ""
         for name in names:
             _write_cell(ax, cells[name], y, name)
@@ -463,3 +467,207 @@ def plot_incidence(
     ax.legend(loc="lower right")
     ax.set_title(title)
     return ax
+
+
+def plot_spline(
+    curve: pd.DataFrame,
+    test: pd.DataFrame,
+    *,
+    ax: "Axes",
+    scores: Sequence[float] = (),
+    cutoff: float | None = None,
+    source: str = "rna",
+    xlabel: str = "Score",
+    title: str = "",
+) -> "Axes":
+    """Draw the hazard ratio along a score: the spline with its band, the straight line, and where the cases are.
+
+    Parameters
+    ----------
+    curve, test : DataFrame
+        From `fit_spline`.
+    ax : Axes
+    scores : sequence of float
+        Of the cases, for the ticks at the foot.
+    cutoff : float, optional
+        Where the score is cut for the Kaplan–Meier picture.
+    source : {'image', 'rna'}
+        Its colour.
+    xlabel, title : str
+
+    Returns
+    -------
+    Axes
+    """
+    colour = PALETTES["source"][source]
+    ax.axhline(1.0, color=GREY, lw=0.7, zorder=0, gid="no_effect")
+    ax.fill_between(curve["score"], curve["ci_low"], curve["ci_high"], color=colour, alpha=0.15, lw=0)
+    ax.plot(curve["score"], curve["hazard_ratio"], color=colour, label="spline (95 % CI)", gid="spline")
+    ax.plot(curve["score"], curve["straight"], color=BLACK, lw=0.8, ls=(0, (4, 2)), label="straight", gid="straight")
+    inside = [value for value in scores if curve["score"].min() <= value <= curve["score"].max()]
+    ax.plot(inside, [0.02] * len(inside), "|", transform=ax.get_xaxis_transform(), color=GREY, ms=4, mew=0.3,
+            alpha=0.5, gid="rug")  # fmt: skip
+    if cutoff is not None:
+        ax.axvline(cutoff, color=GREY, lw=0.7, ls=(0, (1, 2)), label="cut-off", gid="cutoff")
+    low, high = max(float(curve["ci_low"].min()), 0.05), min(float(curve["ci_high"].max()), 20.0)
+    _set_log_ratio(ax, min(low / 1.25, 0.5), max(high * 1.1, 2.0))
+    ax.set_xlim(curve["score"].min(), curve["score"].max())
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("Hazard ratio\nagainst the median score")
+    ax.legend(loc="upper left")
+    rows = test.set_index("test")
+    facts = f"any effect {format_p(rows.loc['any effect', 'p'])}; curvature {format_p(rows.loc['curvature', 'p'])}"
+    counted = f"{rows['n'].iloc[0]:.0f} cases, {rows['n_events'].iloc[0]:.0f} events"
+    _write_title(ax, title, [facts, counted])
+    return ax
+
+
+def _set_log_ratio(ax: "Axes", low: float, high: float) -> None:
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    ticks = _pick_ticks(low, high)
+    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
+
+
+MODEL_COLOURS: Final = {
+    "clinical": BLACK,
+    "clinical + image": PALETTES["source"]["image"],
+    "clinical + RNA": PALETTES["source"]["rna"],
+}
+
+
+def plot_calibration(calibration: pd.DataFrame, *, ax: "Axes", horizon: float, title: str = "") -> "Axes":
+    """Draw observed against predicted event probability at a horizon, in groups of equal size.
+
+    Parameters
+    ----------
+    calibration : DataFrame
+        From `calibrate`, with `model`.
+    ax : Axes
+    horizon : float
+        Months.
+    title : str
+
+    Returns
+    -------
+    Axes
+    """
+    top = min(1.0, 1.1 * float(calibration[["predicted", "ci_high"]].max().max()))
+    ax.plot([0, top], [0, top], color=GREY, lw=0.7, zorder=0, gid="ideal")
+    for name, rows in calibration.groupby("model", sort=False):
+        colour = MODEL_COLOURS.get(str(name), SEQUENCE[0])
+        below = (rows["observed"] - rows["ci_low"]).clip(lower=0)
+        above = (rows["ci_high"] - rows["observed"]).clip(lower=0)
+        ax.errorbar(rows["predicted"], rows["observed"], yerr=[below, above], color=colour, marker="o", ms=3, lw=0.8,
+                    elinewidth=0.7, label=str(name))  # fmt: skip
+    ax.set_xlim(0, top)
+    ax.set_ylim(0, 1.25 * top)
+    ax.set_xlabel(f"Predicted probability at {horizon / 12:g} years")
+    ax.set_ylabel("Observed (1 − Kaplan–Meier, 95 % CI)")
+    ax.legend(loc="upper left")
+    n_cases = calibration.groupby("model")["n"].sum().max()
+    _write_title(ax, title, [f"groups by predicted risk, out of fold, n {n_cases}"])
+    return ax
+
+
+def plot_decisions(decisions: pd.DataFrame, *, ax: "Axes", horizon: float, title: str = "") -> "Axes":
+    """Draw net benefit over thresholds of predicted risk, beside treating everybody and nobody.
+
+    Parameters
+    ----------
+    decisions : DataFrame
+        From `decide`, with `model`.
+    ax : Axes
+    horizon : float
+        Months.
+    title : str
+
+    Returns
+    -------
+    Axes
+    """
+    first = decisions[decisions["model"] == decisions["model"].iloc[0]]
+    ax.axhline(0.0, color=GREY, lw=0.8, label="treat nobody", gid="treat_none")
+    ax.plot(100 * first["threshold"], first["treat_all"], color=GREY, lw=0.8, ls=(0, (4, 2)), label="treat everybody")
+    for name, rows in decisions.groupby("model", sort=False):
+        ax.plot(100 * rows["threshold"], rows["net_benefit"], color=MODEL_COLOURS.get(str(name), SEQUENCE[0]), lw=1.1,
+                label=str(name))  # fmt: skip
+    top = float(decisions[["net_benefit", "treat_all"]].max().max())
+    ax.set_ylim(-0.12 * top, 1.08 * top)
+    ax.set_xlim(100 * decisions["threshold"].min(), 100 * decisions["threshold"].max())
+    ax.set_xlabel(f"Treated if risk at {horizon / 12:g} years is at least (%)")
+    ax.set_ylabel("Net benefit, per case")
+    ax.legend(loc="upper right")
+    _write_title(ax, title, ["out of fold; higher is better"])
+    return ax
+
+
+def plot_auc(auc: pd.DataFrame, *, ax: "Axes", title: str = "") -> "Axes":
+    """Draw the cumulative/dynamic AUC over time.
+
+    Parameters
+    ----------
+    auc : DataFrame
+        From `compute_time_auc`, with `model`; time in months.
+    ax : Axes
+    title : str
+
+    Returns
+    -------
+    Axes
+    """
+    ax.axhline(0.5, color=GREY, lw=0.7, zorder=0, gid="chance")
+    for name, rows in auc.groupby("model", sort=False):
+        ax.plot(rows["time"] / 12, rows["auc"], color=MODEL_COLOURS.get(str(name), SEQUENCE[0]), marker="o", ms=2.5,
+                lw=1.1, label=str(name))  # fmt: skip
+    ax.set_ylim(min(0.45, float(auc["auc"].min()) - 0.03), max(0.8, float(auc["auc"].max()) + 0.12))
+    ax.set_xlim(0, float(auc["time"].max()) / 12)
+    ax.set_xlabel("Time since diagnosis (years)")
+    ax.set_ylabel("AUC, event by then against free then")
+    ax.legend(loc="upper left")
+    _write_title(ax, title, ["weighted for censoring, out of fold"])
+    return ax
+
+
+def plot_power(power: pd.DataFrame, needs: pd.DataFrame, *, axes: Sequence["Axes"]) -> None:
+    """Draw what a cohort could have found, and how many events an image needs as its correlation with RNA falls.
+
+    Parameters
+    ----------
+    power, needs : DataFrame
+        From `estimate_own_power`.
+    axes : sequence of two Axes
+    """
+    from matplotlib.ticker import FixedLocator, ScalarFormatter
+
+    left, right = axes
+    below, above = (power["power"] - power["ci_low"]).clip(lower=0), (power["ci_high"] - power["power"]).clip(lower=0)
+    left.axhline(80, color=GREY, lw=0.7, ls=(0, (4, 2)), gid="eighty")
+    left.errorbar(power["image_ratio"], 100 * power["power"], yerr=[100 * below, 100 * above], color=BLACK, marker="o",
+                  ms=3.5, lw=0, elinewidth=0.9, label="simulated (95 % CI)")  # fmt: skip
+    left.plot(power["image_ratio"], 100 * power["formula"], color=SEQUENCE[1], lw=1.0, label="formula", zorder=0)
+    for row in power.itertuples():
+        left.annotate(f"RNA {row.hazard_ratio:g}", (row.image_ratio, 100 * row.ci_high), xytext=(0, 3), fontsize=6,
+                      ha="center", textcoords="offset points", annotation_clip=False)  # fmt: skip
+    spread = float(power["image_ratio"].max() - power["image_ratio"].min()) or 0.1
+    left.set_xlim(power["image_ratio"].min() - 0.12 * spread, power["image_ratio"].max() + 0.12 * spread)
+    left.set_ylim(0, 110)
+    left.set_yticks([0, 20, 40, 60, 80, 100])
+    left.set_xlabel("Hazard ratio of the score tested")
+    left.set_ylabel("Power in this cohort (%)")
+    left.legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2, borderaxespad=0)
+    _write_title(left, "a  Could this cohort have found it?", [f"{power['mean_events'].mean():.0f} events on average"])
+    for (ratio, rows), colour in zip(needs.groupby("rna_ratio"), SEQUENCE, strict=False):
+        right.plot(
+            rows["correlation"], rows["n_events"], color=colour, marker="o", ms=3, lw=1.0, label=f"RNA {ratio:g}"
+        )
+    right.set_yscale("log")
+    right.yaxis.set_major_locator(FixedLocator([20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]))
+    right.yaxis.set_major_formatter(ScalarFormatter())
+    right.minorticks_off()
+    right.invert_xaxis()
+    right.set_xlabel("Correlation of image and RNA")
+    right.set_ylabel("Events for 80 % power")
+    right.legend(loc="upper left", title="Hazard ratio", title_fontsize=6)
+    _write_title(right, "b  What an image needs", ["a noisier reading has a ratio nearer to 1"])

@@ -72,7 +72,7 @@ def estimate_cumulative_incidence(time: ArrayLike, cause: ArrayLike, *, of: int 
     Aalen and Johansen 1978, Scand J Stat 5:141. Variance: Marubini and Valsecchi 1995, eq. 10.12 (delta method).
     """
     times, _ = check_outcomes(time, np.zeros(np.size(time), dtype=bool))
-    causes = _check_causes(cause, times.size, of=of)
+    causes = check_causes(cause, times.size, of=of)
     any_cause, this = fit_km(times, causes > 0), fit_km(times, causes == of)
     survival = any_cause["survival"].to_numpy()
     before = np.concatenate([[1.0], survival[:-1]])
@@ -120,7 +120,27 @@ def read_incidence(curve: pd.DataFrame, *, at: ArrayLike) -> pd.DataFrame:
     return curve.iloc[rows][columns].reset_index(drop=True).assign(time=moments)[["time", *columns]]
 
 
-def _check_causes(cause: ArrayLike, n_cases: int, *, of: int) -> NDArray[np.intp]:
+def check_causes(cause: ArrayLike, n_cases: int, *, of: int) -> NDArray[np.intp]:
+    """Return the causes after checking that they are whole numbers and that the one of interest happened.
+
+    Parameters
+    ----------
+    cause : array_like, (n_cases,), int
+    n_cases : int
+    of : int
+        The cause of interest.
+
+    Returns
+    -------
+    ndarray, (n_cases,), int
+
+    Raises
+    ------
+    OutcomeError
+        When a cause is not a whole number from 0.
+    StatsError
+        When the cause of interest never happened.
+    """
     causes = np.asarray(cause)
     if causes.shape != (n_cases,) or not np.issubdtype(causes.dtype, np.integer) or (causes < 0).any():
         msg = (

@@ -190,6 +190,54 @@ def estimate_rmst(time: ArrayLike, event: ArrayLike, *, horizon: float, group: A
     return pd.DataFrame(rows, columns=["group", "rmst", "se", "ci_low", "ci_high", "horizon", "n", "n_events"])
 
 
+def compare_rmst(time: ArrayLike, event: ArrayLike, group: ArrayLike, *, horizon: float) -> pd.DataFrame:
+    """Compare the restricted mean survival time of groups with that of the first: event-free time lost by a horizon.
+
+    Parameters
+    ----------
+    time : array_like, (n_cases,)
+    event : array_like, (n_cases,)
+    group : array_like, (n_cases,)
+        Sorted; the last label is the reference, so 'high' is compared with 'low'.
+    horizon : float
+        In the unit of `time`.
+
+    Returns
+    -------
+    DataFrame
+        group, reference, difference (group − reference), se, ci_low, ci_high, p, horizon, n, n_events.
+
+    Raises
+    ------
+    StatsError
+        When there is only one group, or a group is not followed to the horizon.
+    """
+    from scipy.stats import norm
+
+    times, events = check_outcomes(time, event)
+    labels = check_groups(group, times.size)
+    _check_comparable(labels, events)
+    short = [str(name) for name in np.unique(labels) if times[labels == name].max() < horizon]
+    if short:
+        msg = (
+            f"StatsError: nobody in {', '.join(short)} is followed to {horizon:g}, so the mean time up to there is not "
+            "known. Choose an earlier horizon."
+        )
+        raise StatsError(msg)
+    means = estimate_rmst(times, events, horizon=horizon, group=labels)
+    reference, others = means.iloc[-1], means.iloc[:-1]
+    difference = others["rmst"] - reference["rmst"]
+    se = np.sqrt(others["se"] ** 2 + reference["se"] ** 2)
+    return pd.DataFrame(
+        {
+            "group": others["group"], "reference": reference["group"], "difference": difference, "se": se,
+            "ci_low": difference - Z95 * se, "ci_high": difference + Z95 * se,
+            "p": 2 * norm.sf(np.abs(difference / se)), "horizon": horizon,
+            "n": others["n"] + reference["n"], "n_events": others["n_events"] + reference["n_events"],
+        }
+    )  # fmt: skip
+
+
 def _integrate_curve(curve: pd.DataFrame, horizon: float) -> tuple[float, float]:
     times, survival = curve["time"].to_numpy(), curve["survival"].to_numpy()
     widths = np.diff(np.append(times, horizon))

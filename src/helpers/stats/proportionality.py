@@ -44,7 +44,7 @@ def estimate_ratio_by_horizon(
         is missing.
     """
     times, events = check_outcomes(time, event)
-    rows = [_estimate_or_explain(times, events, score, horizon=end, **options).assign(end=end) for end in horizons]
+    rows = [estimate_or_explain(times, events, score, horizon=end, **options).assign(end=end) for end in horizons]
     return pd.concat(rows, ignore_index=True).assign(start=0.0).reindex(columns=RATIO_COLUMNS)
 
 
@@ -87,19 +87,31 @@ def estimate_ratio_by_period(
     for start, end in itertools.pairwise(edges):
         still = times > start if start > 0 else np.ones(times.size, dtype=bool)
         design = None if covariates is None else covariates.loc[still]
-        row = _estimate_or_explain(
-            times[still], events[still], values[still], covariates=design, horizon=end, **options
-        )
+        row = estimate_or_explain(times[still], events[still], values[still], covariates=design, horizon=end, **options)
         rows.append(row.assign(start=start, end=end))
     return pd.concat(rows, ignore_index=True).reindex(columns=RATIO_COLUMNS)
 
 
-def _estimate_or_explain(time: Floats, event: Bools, score: ArrayLike, **options: Any) -> pd.DataFrame:
-    """Return the estimate, or a row without one whose `note` says why."""
+def estimate_or_explain(time: Floats, event: Bools, score: ArrayLike, **options: Any) -> pd.DataFrame:
+    """Estimate a hazard ratio, or return a row without one whose `note` says why.
+
+    Parameters
+    ----------
+    time : ndarray, (n_cases,)
+    event : ndarray, (n_cases,), bool
+    score : array_like, (n_cases,)
+    **options : Any
+        Passed to `estimate_hazard_ratio`.
+
+    Returns
+    -------
+    DataFrame
+        One row.
+    """
     try:
         return estimate_hazard_ratio(time, event, score, **options).assign(note="")
     except (StatsError, OutcomeError) as error:
-        n_events = int((event & (time <= options.get("horizon", np.inf))).sum())
+        n_events = int((event & (time <= (options.get("horizon") or np.inf))).sum())
         return pd.DataFrame({"term": ["score"], "n": [time.size], "n_events": [n_events], "note": [str(error)]})
 
 

@@ -238,7 +238,7 @@ class Selection:
     event : Series of bool
     score : Series of float
     covariates : DataFrame or None
-        Complete and varying; None where the analysis is not adjusted.
+        Varying, and complete unless asked otherwise; None where the analysis is not adjusted.
     losses : dict of str to str
         case_id to reason, of cases in the population.
     n_time_zero : int
@@ -258,7 +258,12 @@ class Selection:
 
 
 def select_cases(
-    cases: pd.DataFrame, scores: pd.DataFrame, analysis: Analysis, *, covariates: Sequence[str] = ()
+    cases: pd.DataFrame,
+    scores: pd.DataFrame,
+    analysis: Analysis,
+    *,
+    covariates: Sequence[str] = (),
+    complete: bool = True,
 ) -> Selection:
     """Select the cases of an analysis: in the population, with outcome and score, and with covariates if adjusted.
 
@@ -271,6 +276,8 @@ def select_cases(
     analysis : Analysis
     covariates : sequence of str
         Taken whatever `analysis.adjustment` says; give none for an unadjusted analysis.
+    complete : bool
+        Cases with a missing covariate are lost by name; False keeps them, for imputation.
 
     Returns
     -------
@@ -300,11 +307,9 @@ def select_cases(
     design = encode_covariates(population, covariates).assign(case_id=population["case_id"])
     table = table.merge(design, on="case_id", how="left", validate="one_to_one")
     labels = [label for label in design.columns if label != "case_id"]
-    incomplete = table[labels].isna()
-    for case_id, absent in zip(table["case_id"], incomplete.to_numpy(), strict=True):
-        if absent.any():
-            losses[case_id] = "covariates missing: " + "; ".join(np.array(labels)[absent])
-    table = table[~incomplete.any(axis=1)].reset_index(drop=True)
+    if complete:
+        table = _drop_incomplete(table, labels, losses)
+    table = table.reset_index(drop=True)
     _check_some_left(table, analysis, losses)
     constant = tuple(label for label in labels if table[label].nunique() < 2)
     varying = [label for label in labels if label not in constant]
@@ -312,6 +317,14 @@ def select_cases(
         table["case_id"], table["time_months"], table["event"], table["score"], table[varying] if varying else None,
         losses, int((table["time_months"] == 0).sum()), constant,
     )  # fmt: skip
+
+
+def _drop_incomplete(table: pd.DataFrame, labels: list[str], losses: dict[str, str]) -> pd.DataFrame:
+    incomplete = table[labels].isna()
+    for case_id, absent in zip(table["case_id"], incomplete.to_numpy(), strict=True):
+        if absent.any():
+            losses[case_id] = "covariates missing: " + "; ".join(np.array(labels)[absent])
+    return table[~incomplete.any(axis=1)]
 
 
 def _check_some_left(table: pd.DataFrame, analysis: Analysis, losses: dict[str, str]) -> None:

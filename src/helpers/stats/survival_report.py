@@ -10,9 +10,11 @@ import pandas as pd
 from helpers.cohort.outcomes import list_endpoints, select_outcome
 from helpers.core.errors import StatsError
 from helpers.core.vocab import ENDPOINT_LABELS, event_column, time_column
+from helpers.stats.adjusted import fit_adjusted
 from helpers.stats.competing import derive_causes, estimate_cumulative_incidence
-from helpers.stats.cox import Cutoff, fit_uni_and_multivariable, scale_score
+from helpers.stats.cox import Cutoff, scale_score
 from helpers.stats.follow_up import Floats, truncate_follow_up
+from helpers.stats.imputation import summarize_missing
 from helpers.stats.kaplan_meier import compare_logrank, count_at_risk, estimate_follow_up, fit_km
 from helpers.stats.proportionality import (
     check_proportional_hazards,
@@ -20,6 +22,7 @@ from helpers.stats.proportionality import (
     estimate_ratio_by_horizon,
     estimate_ratio_by_period,
 )
+from helpers.stats.survival_depth import COMPOSITE, Question, ask
 from helpers.stats.survival_plan import (
     MEASURED_LABELS,
     MEASURED_WORDS,
@@ -31,8 +34,6 @@ from helpers.stats.survival_plan import (
     select_cases,
 )
 
-COMPOSITE = ("rfs", "pfi_or_death")
-"""Endpoints that count death itself."""
 INCIDENCE_LABELS = {
     "rfs": "Recurrence", "pfi_or_death": "Progression", "pfi": "Progression or death with tumour", "dfi": "New tumour",
     "dss": "Death of the disease",
@@ -223,8 +224,11 @@ def fit_models(
     covariates: Sequence[str],
     quantile: float = 0.5,
     cutoffs: dict[str, float] | None = None,
+    n_imputations: int = 10,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Fit the score and the clinical covariates alone and together, once per way of measuring the score.
+
+    All models of one way of measuring rest on the same cases: missing covariates are imputed.
 
     Parameters
     ----------
@@ -236,29 +240,43 @@ def fit_models(
     covariates : sequence of str
     quantile, cutoffs
         As in `estimate_analyses`.
+    n_imputations : int
+        Where a covariate is missing.
 
     Returns
     -------
     fits : dict of str to DataFrame
-        Way of measuring to table of `fit_uni_and_multivariable`, on complete cases.
+        Way of measuring to table of `fit_adjusted`.
     notes : dict of str to str
-        Way of measuring to who was lost, what was left out, or why nothing could be fitted.
+        Way of measuring to what was imputed, shrunk or left out, or why nothing could be fitted.
     """
     fits, notes = {}, {}
     for source in measured:
         adjusted = replace(item, measured=source, adjustment="clinical")
         try:
-            chosen = select_cases(cases, scores, adjusted, covariates=covariates)
-            constants = fit_constants(adjusted, cases, scores, quantile=quantile, cutoffs=cutoffs)
-            x = scale_score(chosen.score, scale=item.scale, cutoff=constants.cutoff, sd=constants.sd)
-            label = f"{item.target} ({MEASURED_WORDS[source]}), {SCALE_LABELS[item.scale]}"
-            terms = pd.concat([pd.DataFrame({label: x}), chosen.covariates], axis=1)
-            fits[source] = fit_uni_and_multivariable(chosen.time, chosen.event, terms, horizon=item.horizon_months)
-            left_out = f"; does not vary here: {', '.join(chosen.dropped)}" if chosen.dropped else ""
-            notes[source] = f"{len(chosen.case_id)} complete cases, {len(chosen.losses)} lost{left_out}"
+            question = ask(adjusted, cases, scores, covariates=covariates, quantile=quantile, cutoffs=cutoffs)
+            fits[source] = fit_adjusted(
+                question.chosen.time, question.chosen.event, question.terms, horizon=item.horizon_months,
+                n_imputations=n_imputations,
+            )  # fmt: skip
+            notes[source] = _describe_models(question, fits[source])
         except StatsError as error:
             notes[source] = str(error)
     return fits, notes
+
+
+def _describe_models(question: Question, fit: pd.DataFrame) -> str:
+    found = summarize_missing(question.terms)
+    words = f"{found['n']} cases, {found['n_complete']} of them complete"
+    if found["missing"]:
+        counted = "; ".join(f"{name} {count}" for name, count in found["missing"].items())
+        words += f"; imputed {int(fit['n_imputations'].max())} times: {counted}"
+    together = fit[fit["model"] == "multivariable"].iloc[0]
+    words += f"; {together['events_per_term']:.0f} events per term"
+    if together["penalty"] > 0:
+        words += f", so covariates are shrunk (ridge {together['penalty']:.3g}, {together['df']:.1f} effective terms)"
+    dropped = question.chosen.dropped
+    return words + (f"; does not vary here: {', '.join(dropped)}" if dropped else "")
 
 
 @dataclass(frozen=True)
@@ -403,6 +421,11 @@ def _describe_block(population: str, scale: str, adjustment: str, horizon: float
     return f"{name[0].upper()}{name[1:]}, {words}, {until}" + ("" if adjustment == "none" else ", adjusted")
 
 
+def _describe_events(row: pd.Series) -> str:
+    shrunk = f"; covariates shrunk to {row['df'] - 1:.1f} terms" if row["penalty"] > 0 else ""
+    return f"{row['events_per_term']:.0f} events per term{shrunk}"
+
+
 def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Arrange uni- and multivariable fits for a forest plot.
 
@@ -411,7 +434,7 @@ def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
     Parameters
     ----------
     fits : dict of str to DataFrame
-        Way of measuring to table of `fit_uni_and_multivariable`.
+        Way of measuring to table of `fit_adjusted`.
 
     Returns
     -------
@@ -429,7 +452,7 @@ def arrange_models(fits: dict[str, pd.DataFrame]) -> pd.DataFrame:
         blocks = [(f"Univariable, {MEASURED_LABELS[name]}", rows) for name, rows in alone.items()]
     for name, rows in together.items():
         which = f", {MEASURED_LABELS[name]}" if len(fits) > 1 else ""
-        blocks.append((f"Multivariable{which} ({rows['events_per_term'].iloc[0]:.0f} events per term)", rows))
+        blocks.append((f"Multivariable{which} ({_describe_events(rows.iloc[0])})", rows))
     table: list[dict[str, Any]] = []
     for words, rows in blocks:
         table.append({"label": words, "heading": True})

@@ -50,6 +50,10 @@ def _import_layout(layout: str, source: Path, slides_dir: Path, workers: int) ->
         from helpers.cohort.imports.metabric import import_metabric
 
         return import_metabric(source)
+    if layout == "scanb":
+        from helpers.cohort.imports.scanb import import_scanb
+
+        return import_scanb(source)
     if layout == "tcga_brca_features":
         from helpers.cohort.imports.tcga_brca import import_tcga_brca
 
