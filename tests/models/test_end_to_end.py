@@ -1,5 +1,6 @@
 """Route a: learns what is drawn, nothing from shuffled labels, never sees a test case, continues to the same bits."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from helpers.core.errors import ModelError, SplitError
-from helpers.models.cnn import build_regressor, fit_scaling
+from helpers.models.cnn import IMAGENET_MEAN, IMAGENET_SD, build_regressor, fit_scaling, read_normalisation
 from helpers.models.end_to_end import (
     aggregate_scores,
     plan_job,
@@ -236,6 +237,11 @@ def test_weights_that_do_not_fit_and_unknown_architectures_are_refused(tmp_path:
     save_file({name: value.contiguous() for name, value in source.items()}, tmp_path / "w.safetensors")
     loaded = build_regressor("resnet18", n_targets=1, model_args=small, seed=6, weights=tmp_path / "w.safetensors")[0]
     assert all(torch.equal(value, source[name]) for name, value in loaded.state_dict().items())
+    assert read_normalisation(torch.nn.Sequential(loaded)) == {"mean": IMAGENET_MEAN, "sd": IMAGENET_SD}
+    stated = {"mean": [0.7, 0.5, 0.6], "std": [0.1, 0.2, 0.3]}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": stated}))
+    network = build_regressor("resnet18", n_targets=1, model_args=small, weights=tmp_path / "w.safetensors")
+    assert read_normalisation(network) == {"mean": (0.7, 0.5, 0.6), "sd": (0.1, 0.2, 0.3)}
     with pytest.raises(ModelError, match="weights 'w.safetensors' do not fit resnet18: 103 of 120 tensors"):
         build_regressor("resnet18", n_targets=1, weights=tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=r"timm knows no 'resnet19'. Names like it: "):

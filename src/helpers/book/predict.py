@@ -175,6 +175,12 @@ def make_bundle_encoder(bundle: Bundle, *, device: str, weights: str | Path | No
     ModelError
         When version, weights or precision are not those of training.
     """
+    if weights is not None and not bundle.manifest.encoder["weights_sha256"]:
+        name = bundle.manifest.encoder["encoder"]
+        msg = (
+            f"ModelError: weights are given, but the model's features are those of '{name}', a formula. Leave them out."
+        )
+        raise ModelError(msg)
     encoder = make_encoders(make_feature_spec(bundle, weights), device=device)[0]
     check_encoder(bundle.manifest, encoder.identity, item=f"encoder '{encoder.name}' of this machine")
     return encoder
@@ -241,8 +247,8 @@ def make_work(
         bag = read_features(file)
         check_features(bundle.manifest, bag, item=f"slide '{slide_id}'")
         table = read_tiles(tiles)
-        if bag.coords_l0 is None or not np.array_equal(bag.coords_l0, table.coords_l0):
-            msg = f"ModelError: features of slide '{slide_id}' are of other tiles than the model reads. Extract again."
+        if bag.attributes.get("slide_fingerprint") != table.attributes["slide_fingerprint"]:
+            msg = f"ModelError: features of slide '{slide_id}' were made from another file. Extract them again."
             raise ModelError(msg)
         kept = select_tiles(bag, **bundle.manifest.filters)
         scored[slide_id] = score_slide(bundle, bag, kept, path=path, table=table)

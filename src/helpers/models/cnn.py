@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.core.errors import ModelError
+from helpers.core.paths import read_json
 from helpers.features.weights import read_weights
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def build_regressor(
     seed : int
         Of what is drawn at random: the head always, the backbone where no weights are given.
     weights : str or Path, optional
-        File of the backbone's weights, `.safetensors` or a torch file of plain tensors.
+        File of the backbone's weights, `.safetensors` or a torch file of plain tensors. A timm config `config.json`
+        beside it says how its input is normalised.
 
     Returns
     -------
@@ -74,7 +76,7 @@ def build_regressor(
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _load_backbone(backbone: "nn.Module", path: Path, architecture: str) -> None:
+def _load_backbone(backbone: Any, path: Path, architecture: str) -> None:
     state, _ = read_weights(path, architecture)
     wanted = backbone.state_dict()
     missing = sorted(name for name in wanted if name not in state or state[name].shape != wanted[name].shape)
@@ -85,6 +87,10 @@ def _load_backbone(backbone: "nn.Module", path: Path, architecture: str) -> None
         )
         raise ModelError(msg)
     backbone.load_state_dict({name: state[name].to(wanted[name].dtype) for name in wanted})
+    config = path.with_name("config.json")
+    if config.is_file():
+        stated = read_json(config).get("pretrained_cfg", {})
+        backbone.pretrained_cfg = {**(backbone.pretrained_cfg or {}), **stated}
 
 
 def read_normalisation(network: "nn.Sequential") -> dict[str, tuple[float, float, float]]:
