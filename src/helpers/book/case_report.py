@@ -286,10 +286,10 @@ def _write_gallery(entries: Sequence[tuple[float, SlideResult, int]]) -> str:
         with open_slide(slide.path, slide_id=slide.slide_id, mpp=float(slide.table.attributes["mpp_x"])) as opened:
             tile = read_tile(opened, slide.table, row)
         x, y = (slide.table.coords_l0[row] * slide.mpp).round().astype(int).tolist()
-        where = f"{slide.slide_id}, x {x}, y {y} µm"
+        where = f"x {x}, y {y} µm"
         figures.append(
             f"<figure>{_embed(_encode_jpeg(tile), alt=where, kind='jpeg')}"
-            f"<figcaption><b>{score:.2f}</b> {html.escape(where)}</figcaption></figure>"
+            f"<figcaption><b>{score:.2f}</b> {html.escape(slide.slide_id)}<br>{where}</figcaption></figure>"
         )
     return f'<div class="tiles">{"".join(figures)}</div>'
 

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -21,7 +22,7 @@ from helpers.core import paths
 from helpers.core.errors import ModelError
 from helpers.core.specs import EndToEndSpec
 from helpers.features.networks import choose_precision
-from helpers.models.augment import Augmenter, make_augmenter
+from helpers.models.augment import Augmenter, Draws, make_augmenter
 from helpers.models.cnn import FittedNetwork, build_regressor, open_autocast, read_normalisation, run_network
 from helpers.models.pooling import pool_tile_scores
 from helpers.models.tilebank import TileBank, draw_tiles
@@ -150,6 +151,16 @@ class FitJob:
         return [self.spec.seed, self.fold, step + 1]
 
 
+@dataclass(frozen=True)
+class ReadyBatch:
+    """What one process needs for one step: slides, decoded tiles, what was drawn for them, the seed of the dropout."""
+
+    slides: NDArray[np.int64]
+    tiles: NDArray[np.uint8]
+    draws: Draws
+    dropout_seed: int
+
+
 class Report(Protocol):
     """Gets each epoch's row, and may raise to stop."""
 
@@ -197,6 +208,8 @@ class Trainer:
         self.step, self.losses, self.history = 0, [], []  # type: tuple[int, list[float], list[dict[str, float]]]
         self.best: State = {}
         self.best_loss, self.best_epoch, self.done = math.inf, 0, False
+        self._decoder = ThreadPoolExecutor(1)
+        self._ahead: tuple[int, Future[ReadyBatch]] | None = None
 
     def run(self) -> None:
         """Train to the end, from the checkpoint where there is one that fits."""
@@ -212,23 +225,19 @@ class Trainer:
                     if self.step % self.job.steps_per_epoch == 0:
                         break
                 self._end_epoch(time.perf_counter() - began)
+        self._decoder.shutdown()
         self.network.load_state_dict(self.best)
         self.network.eval()
 
     def _take_step(self) -> float:
-        """Draw, augment, run, step; returns the loss of this process's part."""
+        """Run one batch and step; returns the loss of this process's part."""
         import torch
 
         job, spec = self.job, self.job.spec
-        rng = np.random.default_rng(job.seed_step(self.step))
-        within, tiles = draw_tiles(job.bank.n_tiles[job.train], spec.batch_size, rng=rng)
-        draws = self.augmenter.draw(job.train[within], rng=rng)
-        n_own = spec.batch_size // self.world
-        own = slice(self.rank * n_own, (self.rank + 1) * n_own)
-        slides = job.train[within][own]
-        torch.manual_seed(int(rng.integers(2**31)) + self.rank)  # dropout of this step
-        batch = self.augmenter.augment(job.bank.read(slides, tiles[own]), draws.take(own), device=self.device)
-        labels = torch.from_numpy(job.labels[slides]).float().to(self.device)
+        ready = self._fetch()
+        torch.manual_seed(ready.dropout_seed + self.rank)
+        batch = self.augmenter.augment(ready.tiles, ready.draws, device=self.device)
+        labels = torch.from_numpy(job.labels[ready.slides]).float().to(self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = compute_rate(spec, self.step, steps_per_epoch=job.steps_per_epoch)
         with open_autocast(self.device, self.precision):
@@ -239,6 +248,24 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         return float(loss.detach())
+
+    def _fetch(self) -> "ReadyBatch":
+        """Return this step's batch; begin to decode the next one of the epoch while the device works."""
+        number, future = self._ahead or (-1, None)
+        ready = future.result() if future is not None and number == self.step else self._prepare(self.step)
+        last = (self.step + 1) % self.job.steps_per_epoch == 0
+        self._ahead = None if last else (self.step + 1, self._decoder.submit(self._prepare, self.step + 1))
+        return ready
+
+    def _prepare(self, step: int) -> "ReadyBatch":
+        """Draw a batch for all processes, and decode the part of this one."""
+        job, n_own = self.job, self.job.spec.batch_size // self.world
+        rng = np.random.default_rng(job.seed_step(step))
+        within, tiles = draw_tiles(job.bank.n_tiles[job.train], job.spec.batch_size, rng=rng)
+        draws, seed = self.augmenter.draw(job.train[within], rng=rng), int(rng.integers(2**31))
+        own = slice(self.rank * n_own, (self.rank + 1) * n_own)
+        slides = job.train[within][own]
+        return ReadyBatch(slides, job.bank.read(slides, tiles[own]), draws.take(own), seed)
 
     def _end_epoch(self, seconds: float) -> None:
         job, spec = self.job, self.job.spec
