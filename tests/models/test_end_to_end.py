@@ -12,6 +12,7 @@ from helpers.core.errors import ModelError, SplitError
 from helpers.models.cnn import IMAGENET_MEAN, IMAGENET_SD, build_regressor, fit_scaling, read_normalisation
 from helpers.models.end_to_end import (
     aggregate_scores,
+    list_devices,
     plan_job,
     predict_slides,
     predict_study,
@@ -117,6 +118,20 @@ def test_two_processes_that_share_a_batch_do_what_one_does(tmp_path: Path) -> No
     assert [r["validation"] for r in two.history] == pytest.approx([r["validation"] for r in one.history], rel=1e-3)
     for name, value in one.network.state_dict().items():
         assert torch.allclose(value, two.network.state_dict()[name], atol=2e-4), name
+
+
+def test_bfloat16_trains_to_about_the_same_error(tmp_path: Path) -> None:
+    plain, half = (fit_job(make_job(tmp_path / name, precision=name), devices=[torch.device("cpu")]) for name in ("float32", "bfloat16"))
+    assert half.precision == "bfloat16"
+    assert [row["loss"] for row in half.history] == pytest.approx([row["loss"] for row in plain.history], rel=0.1)
+    assert half.history[0]["loss"] != plain.history[0]["loss"], "it was not computed in another precision"
+
+
+@pytest.mark.gpu
+def test_an_accelerator_trains_to_about_the_same_error(tmp_path: Path) -> None:
+    plain = fit_job(make_job(tmp_path / "cpu"), devices=[torch.device("cpu")])
+    fast = fit_job(make_job(tmp_path / "fast"), devices=list_devices("auto")[:1])
+    assert [row["loss"] for row in fast.history] == pytest.approx([row["loss"] for row in plain.history], rel=0.1)
 
 
 def test_a_batch_that_cannot_be_dealt_evenly_is_refused(tmp_path: Path) -> None:
