@@ -14,7 +14,7 @@ from helpers.slides.tilefile import TileTable
 TILE_PX, N_TILES = 32, 6
 SPEC: dict[str, Any] = {
     "targets": ["prolif11"], "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]}, "crop_px": 32,
-    "input_px": 32, "epochs": 3, "tiles_per_epoch": 64, "batch_size": 16, "precision": "float32", "seed": 3,
+    "input_px": 32, "weights": None, "epochs": 3, "tiles_per_epoch": 64, "batch_size": 16, "precision": "float32", "seed": 3,
 }  # fmt: skip
 
 

@@ -455,7 +455,9 @@ class EndToEndSpec(Spec):
     model_args: dict[str, Any] = Field(
         {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}, description="arguments of timm.create_model"
     )
-    weights: Optional[PathStr] = Field(None, description="file of weights to start from; null: drawn at random")
+    weights: Optional[PathStr] = Field(
+        "data/encoders/phantom-s/model.safetensors", description="file of weights to start from; null: drawn at random"
+    )
     min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
     min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
     max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
@@ -463,21 +465,24 @@ class EndToEndSpec(Spec):
     max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
     tiles_per_slide: Optional[int] = Field(30, ge=1, description="tiles drawn from each slide, once; null: all of them")
     cache_gb: float = Field(2.0, gt=0.0, description="decoded tiles kept in memory, GB")
-    crop_px: int = Field(224, ge=16, le=4096, description="edge of the random crop, px of the tile")
-    input_px: int = Field(112, ge=16, le=2048, description="edge to which a crop is resized, px of the network's input")
+    crop_px: int = Field(160, ge=16, le=4096, description="edge of the random crop, px of the tile")
+    input_px: int = Field(160, ge=16, le=2048, description="edge to which a crop is resized, px of the network's input")
     stain_augmentation: Literal["vectors", "hed", "none"] = Field(
         "vectors", description="stains varied along the slide's own vectors, along fixed ones, or not"
     )
     stain_strength: float = Field(0.25, ge=0.0, le=1.0, description="SD of the log of each stain's factor")
     optimiser: Literal["sgd_nesterov", "adam", "adamw"] = Field("adamw", description="preset of optimiser and schedule")
     learning_rate: Optional[float] = Field(None, gt=0.0, le=10.0, description="null: the preset's")
-    epochs: int = Field(10, ge=1, le=10_000, description="at most")
-    tiles_per_epoch: int = Field(1024, ge=1, description="tiles drawn per epoch")
+    epochs: int = Field(4, ge=1, le=10_000, description="at most")
+    tiles_per_epoch: int = Field(768, ge=1, description="tiles drawn per epoch")
     batch_size: int = Field(32, ge=2, le=65_536, description="tiles per step, over all devices together")
     patience: int = Field(4, ge=1, description="epochs without a better inner validation before a fit stops")
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="before the linear head")
     target_scaling: Literal["sd", "variance"] = Field("sd", description="what targets are divided by")
     aggregation: Literal["mean", "median", "p75"] = Field("mean", description="of the tile scores of a case, declared")
+    calibration: Literal["training", "none"] = Field(
+        "training", description="scores of each network stretched to its training cases, or left as they are"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the network; auto: by device")
     repeat: int = Field(0, ge=0, description="partition of the splits that is fitted, one network per fold")
     n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")

@@ -1,6 +1,7 @@
 """Route a of chapter 03: one network per fold, trained from tiles; out-of-fold and ensemble predictions of cases."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 VERSION: Final = "1"
 """Raised whenever the same tiles and spec would give another network: part of a checkpoint's key."""
 AGGREGATIONS: Final = ("mean", "median", "p75")
-UNRELATED: Final = ("n_boot", "cache_gb", "primary_target")
+UNRELATED: Final = ("n_boot", "cache_gb", "primary_target", "calibration")
 """Fields of the spec that do not decide a network."""
 ReportFold = Callable[[int, dict[str, float]], None]
 
@@ -172,8 +173,49 @@ def train_ensemble(
             if report is not None:
                 report(fold, row)
 
-        fitted.append(to_fitted(fit_job(job, devices=devices, report=tell), centre=centre, scale=scale))
+        network = to_fitted(fit_job(job, devices=devices, report=tell), centre=centre, scale=scale)
+        if spec.calibration == "training":
+            network = calibrate(bank, network, measured, spec, device=device)
+        fitted.append(network)
     return fitted
+
+
+def calibrate(
+    bank: TileBank, fitted: FittedNetwork, measured: pd.DataFrame, spec: EndToEndSpec, *, device: str = "auto"
+) -> FittedNetwork:
+    """Stretch a network's scores so that the cases of its training part lie on the line measured = predicted.
+
+    Most tiles do not show what their label says, so that a network which minimises its error says little more than the
+    mean for each. Ranks within a fold stay as they are. A network that has seen its training cases too often knows them
+    too well, and is then stretched too little.
+
+    Parameters
+    ----------
+    bank : TileBank
+    fitted : FittedNetwork
+    measured : DataFrame, (n_cases, k)
+        Targets; only the cases that the network saw are looked at.
+    spec : EndToEndSpec
+    device : str
+
+    Returns
+    -------
+    FittedNetwork
+        A target whose training cases are not predicted in the right order stays as it was, and that is said.
+    """
+    tiles = score_tiles(bank, [fitted], fitted.seen, spec, device=device)
+    pooled = aggregate_scores(tiles, targets=spec.targets, aggregation=spec.aggregation)
+    centre, scale = fitted.centre.copy(), fitted.scale.copy()
+    for number, target in enumerate(spec.targets):
+        predicted, truth = pooled[target].to_numpy(), measured.loc[pooled.index, target].to_numpy(float)
+        spread = predicted.var()
+        slope = float(np.cov(predicted, truth, ddof=0)[0, 1] / spread) if spread > 0 else 0.0
+        if slope <= 0:
+            print(f"fold {fitted.fold}: {target} is not calibrated, its slope on the training cases is {slope:.2f}")
+            continue
+        centre[number] = truth.mean() + slope * (centre[number] - predicted.mean())
+        scale[number] *= slope
+    return replace(fitted, centre=centre, scale=scale)
 
 
 def predict_slides(
@@ -208,6 +250,27 @@ def predict_slides(
                 f"'{seen[0]}'. Predict a case by networks that did not train on it."
             )
             raise SplitError(msg)
+    return score_tiles(bank, networks, cases, spec, device=device)
+
+
+def score_tiles(
+    bank: TileBank, networks: Sequence[FittedNetwork], cases: Sequence[str], spec: EndToEndSpec, *, device: str = "auto"
+) -> pd.DataFrame:
+    """Score the tiles of cases by the mean of networks, whoever trained on them: for predictions use `predict_slides`.
+
+    Parameters
+    ----------
+    bank : TileBank
+    networks : sequence of FittedNetwork
+    cases : sequence of str
+    spec : EndToEndSpec
+    device : str
+
+    Returns
+    -------
+    DataFrame
+        As `predict_slides`.
+    """
     where = list_devices(device)[0]
     precision = choose_precision(spec.precision, where)
     augmenter = make_augmenter(

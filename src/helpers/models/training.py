@@ -59,7 +59,7 @@ class Preset:
 PRESETS: Final = {
     "sgd_nesterov": Preset(1e-3, decay=0.9),  # [G]
     "adam": Preset(1e-5),  # [A]
-    "adamw": Preset(1e-3, cosine=True, weight_decay=0.05),  # ours: for few tiles and random weights
+    "adamw": Preset(5e-4, cosine=True, weight_decay=0.05),  # ours: for few tiles
 }
 """By name; tags as in METHODS.md."""
 
