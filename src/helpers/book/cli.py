@@ -233,6 +233,30 @@ def convert(
 
 
 @app.command()
+def predict(
+    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="Folder of a saved model, from chapter 03.")],
+    slides: Annotated[
+        Path, typer.Option("--slides", "-s", help="slides.csv: slide_id, case_id, path and, if known, mpp.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables, maps and reports.")],
+    weights: Annotated[Path | None, typer.Option("--weights", help="Weights of the encoder, where not found.")] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Folder of <slide_id>.h5 by chapter 02; else extracted here.")
+    ] = None,
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score new slides with a saved model: predictions, tile maps, a page per case. Research use only.
+
+    Each slide fails alone, with its reason in ledger.parquet; what does not fit the model is refused.
+    """
+    from helpers.book.predict import predict_slides
+
+    found = predict_slides(bundle, slides, out, device=device, workers=workers, weights=weights, features_dir=features)
+    print(found.describe())
+
+
+@app.command()
 def validate(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many phantom cohorts, of consecutive seeds.")] = 10,
     cohorts: Annotated[

@@ -503,6 +503,79 @@ class ProliferationSpec(Spec):
         return self
 
 
+class EndToEndSpec(Spec):
+    """Chapter A2: a network that regresses slide labels from tiles (route a of chapter 03, recipe `group_proxy`)."""
+
+    chapter: ClassVar[str] = "A2_train_end_to_end"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "01", "03")
+
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of weights, draws, augmentation and bootstraps")
+    primary_target: str = Field("prolif11", description="score of the primary analysis, one of `targets`")
+    targets: tuple[str, ...] = Field(("prolif11", "MKI67"), min_length=1, description="outputs of one network")
+    score_method: Literal["mean_log2", "mean_zscore", "pam50"] = Field(
+        "mean_log2", description="how a signature is scored"
+    )
+    architecture: str = Field("resnet18", description="timm's name; with the default model_args the embedded encoder's")
+    model_args: dict[str, Any] = Field(
+        {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}, description="arguments of timm.create_model"
+    )
+    weights: Optional[PathStr] = Field(
+        "data/encoders/phantom-s/model.safetensors", description="file of weights to start from; null: drawn at random"
+    )
+    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
+    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
+    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
+    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
+    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    tiles_per_slide: Optional[int] = Field(30, ge=1, description="tiles drawn from each slide, once; null: all of them")
+    cache_gb: float = Field(2.0, gt=0.0, description="decoded tiles kept in memory, GB")
+    crop_px: int = Field(160, ge=16, le=4096, description="edge of the random crop, px of the tile")
+    input_px: int = Field(160, ge=16, le=2048, description="edge to which a crop is resized, px of the network's input")
+    stain_augmentation: Literal["vectors", "hed", "none"] = Field(
+        "vectors", description="stains varied along the slide's own vectors, along fixed ones, or not"
+    )
+    stain_strength: float = Field(0.25, ge=0.0, le=1.0, description="SD of the log of each stain's factor")
+    optimiser: Literal["sgd_nesterov", "adam", "adamw"] = Field("adamw", description="preset of optimiser and schedule")
+    learning_rate: Optional[float] = Field(None, gt=0.0, le=10.0, description="null: the preset's")
+    epochs: int = Field(4, ge=1, le=10_000, description="at most")
+    tiles_per_epoch: int = Field(768, ge=1, description="tiles drawn per epoch")
+    batch_size: int = Field(32, ge=2, le=65_536, description="tiles per step, over all devices together")
+    patience: int = Field(4, ge=1, description="epochs without a better inner validation before a fit stops")
+    dropout: float = Field(0.5, ge=0.0, lt=1.0, description="before the linear head")
+    target_scaling: Literal["sd", "variance"] = Field("sd", description="what targets are divided by")
+    aggregation: Literal["mean", "median", "p75"] = Field("mean", description="of the tile scores of a case, declared")
+    calibration: Literal["training", "none"] = Field(
+        "training", description="scores of each network stretched to its training cases, or left as they are"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the network; auto: by device")
+    repeat: int = Field(0, ge=0, description="partition of the splits that is fitted, one network per fold")
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")
+
+    @model_validator(mode="after")
+    def _check_primary(self) -> Self:
+        if self.primary_target not in self.targets:
+            msg = f"primary_target '{self.primary_target}' is not among targets {list(self.targets)}"
+            raise ValueError(msg)
+        if self.batch_size > self.tiles_per_epoch:
+            msg = f"batch_size {self.batch_size} is above tiles_per_epoch {self.tiles_per_epoch}"
+            raise ValueError(msg)
+        return self
+
+    def list_inputs(self, data_dir: str | Path | None = None) -> dict[str, Path]:
+        """Return the file of weights: its content is part of the chapter's key.
+
+        Parameters
+        ----------
+        data_dir : str or Path, optional
+            Not read here.
+
+        Returns
+        -------
+        dict of str to Path
+        """
+        return {} if self.weights is None else {"weights": resolve(self.weights)}
+
+
 class ScoreboardSpec(Spec):
     """Parameters of chapter 09: which rows of the scoreboard are drawn. All are kept and written."""
 

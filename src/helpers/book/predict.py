@@ -1,0 +1,409 @@
+"""`histobook predict`: slides that no fit ever saw, through tiles, features and a saved model, to a page per case.
+
+Every slide fails alone, with its reason in the ledger and on the page of its case. What the model was not trained for
+is refused: another resolution, another encoder, other weights, missing features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from helpers.book.case_report import CaseResult, SlideResult, write_report
+from helpers.cohort.tables import read_slides
+from helpers.core import paths
+from helpers.core.errors import BagError, ModelError, ResolutionError, RunError
+from helpers.core.ledger import run_batch
+from helpers.core.provenance import list_versions, read_commit
+from helpers.core.specs import FeatureSpec
+from helpers.features.encoders import Encoder
+from helpers.features.extract import extract_slide, make_encoders
+from helpers.features.networks import TimmNetwork
+from helpers.features.pipeline import share_cores
+from helpers.features.store import FeatureBag, read_features
+from helpers.models.bundle import Bundle, check_encoder, check_features, count_far_features, read_bundle
+from helpers.models.inputs import select_tiles
+from helpers.slides.reader import open_slide
+from helpers.slides.tilefile import TileTable, read_tiles
+from helpers.slides.tiling import tile_slide, use_one_thread_each
+
+STAGE: Final = "predict"
+MAX_COARSER: Final = 1.25
+"""A slide whose pixels are coarser than the model's by more than this factor would be blown up, and is refused."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict_slides` made.
+
+    Attributes
+    ----------
+    predictions : DataFrame
+        One row per case.
+    ledger : DataFrame
+        One row per slide.
+    folder : Path
+    unscored : tuple of str
+        Cases of which no slide could be scored.
+    """
+
+    predictions: pd.DataFrame
+    ledger: pd.DataFrame
+    folder: Path
+    unscored: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the outcome in words.
+
+        Returns
+        -------
+        str
+        """
+        failed = self.ledger[self.ledger["status"] == "failed"]
+        lines = [f"{len(self.ledger)} slides: {len(self.ledger) - len(failed)} scored, {len(failed)} failed"]
+        lines += [f"  {row.slide_id}: {row.reason}" for row in failed.itertuples()]
+        shown = self.predictions[["case_id", "target", "y_pred", "group", "n_slides", "slides_lost"]]
+        lines += [shown.round(3).to_string(index=False), f"reports: {paths.shorten(self.folder / 'reports')}"]
+        lines += [f"no score at all: {', '.join(self.unscored)}"] if self.unscored else []
+        return "\n".join([*lines, "Research use only."])
+
+
+def predict_slides(
+    bundle_folder: str | Path,
+    slides: str | Path,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    workers: int = 2,
+    weights: str | Path | None = None,
+    features_dir: str | Path | None = None,
+) -> Prediction:
+    """Score new slides with a saved model: tables, maps, a page per case.
+
+    Parameters
+    ----------
+    bundle_folder : str or Path
+    slides : str or Path
+        slides.csv: slide_id, case_id, path (relative paths start at its folder) and, where known, mpp.
+    out : str or Path
+        Folder; what lies there with the same key is reused.
+    device : str
+    workers : int
+        Threads.
+    weights : str or Path, optional
+        File of the encoder's weights, where it is not found by itself.
+    features_dir : str or Path, optional
+        Folder of `<slide_id>.h5` that chapter 02 wrote; without it features are extracted here.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    ModelError
+        When the bundle was changed, or the encoder is not the one it was trained with.
+    RunError
+        When not one slide could be scored.
+    """
+    bundle, folder = read_bundle(bundle_folder), paths.resolve(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = read_new_slides(slides)
+    encoder = None if features_dir is not None else make_bundle_encoder(bundle, device=device, weights=weights)
+    scored: dict[str, SlideResult] = {}
+    work = make_work(bundle, table, folder, encoder=encoder, features_dir=features_dir, scored=scored)
+    with use_one_thread_each(workers), share_cores(workers if isinstance(encoder, TimmNetwork) else None) as share:
+
+        def attempt(slide_id: str) -> tuple[str, str]:
+            share()
+            return work(slide_id)
+
+        ledger = run_batch(
+            list(table["slide_id"]), attempt, stage=STAGE, path=folder / "ledger.parquet", workers=workers,
+            max_failed=len(table), describe="predict slides",
+        )  # fmt: skip
+    if not scored:
+        reasons = "\n".join(f"  {row.slide_id}: {row.reason}" for row in ledger.itertuples())
+        msg = f"RunError: none of {len(table)} slides could be scored:\n{reasons}"
+        raise RunError(msg)
+    return finish(bundle, table, ledger, scored, folder)
+
+
+def read_new_slides(path: str | Path) -> pd.DataFrame:
+    """Read the table of slides to be scored, their paths made absolute.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    SchemaError, DuplicateError
+        When a column is missing, or a slide stands twice.
+    """
+    path = paths.resolve(path)
+    table = read_slides(path)
+    return table.assign(path=[str(path.parent / name) for name in table["path"]])  # an absolute name stays as it is
+
+
+def make_bundle_encoder(bundle: Bundle, *, device: str, weights: str | Path | None) -> Encoder:
+    """Make the encoder of a bundle, and refuse another one of the same name.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    device : str
+    weights : str or Path, optional
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    FeatureError
+        When it is unknown, or its weights are missing.
+    ModelError
+        When version, weights or precision are not those of training.
+    """
+    if weights is not None and not bundle.manifest.encoder["weights_sha256"]:
+        name = bundle.manifest.encoder["encoder"]
+        msg = (
+            f"ModelError: weights are given, but the model's features are those of '{name}', a formula. Leave them out."
+        )
+        raise ModelError(msg)
+    encoder = make_encoders(make_feature_spec(bundle, weights), device=device)[0]
+    check_encoder(bundle.manifest, encoder.identity, item=f"encoder '{encoder.name}' of this machine")
+    return encoder
+
+
+def make_feature_spec(bundle: Bundle, weights: str | Path | None = None) -> FeatureSpec:
+    """Return the spec by which features of new slides are extracted.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    weights : str or Path, optional
+
+    Returns
+    -------
+    FeatureSpec
+    """
+    manifest = bundle.manifest
+    name, precision = manifest.encoder["encoder"], manifest.encoder["precision"]
+    return FeatureSpec.from_values({
+        "encoders": [name], "weights": {} if weights is None else {name: str(weights)}, "seed": manifest.encoder_seed,
+        "precision": precision.removesuffix(", compiled"), "compile_networks": precision.endswith(", compiled"),
+        "stored_as": manifest.stored_as,
+    })  # fmt: skip
+
+
+def make_work(
+    bundle: Bundle, slides: pd.DataFrame, folder: Path, *, encoder: Encoder | None, features_dir: str | Path | None,
+    scored: dict[str, SlideResult],
+) -> Callable[[str], tuple[str, str]]:  # fmt: skip
+    """Return the function that scores one slide.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    slides : DataFrame
+        From `read_new_slides`.
+    folder : Path
+    encoder : Encoder or None
+        None where features are read from `features_dir`.
+    features_dir : str or Path, optional
+    scored : dict
+        Gets the result by slide.
+
+    Returns
+    -------
+    callable
+        Slide id to status and key; raises what is wrong with the slide.
+    """
+    rows, spec = slides.set_index("slide_id"), make_feature_spec(bundle)
+
+    def work(slide_id: str) -> tuple[str, str]:
+        path = Path(rows.at[slide_id, "path"])
+        stated = rows["mpp"].get(slide_id) if "mpp" in rows else None
+        mpp = None if stated is None or pd.isna(stated) else float(stated)
+        refuse_coarse(path, slide_id, mpp=mpp, wanted=bundle.manifest.tiling_spec.mpp)
+        _, key, _ = tile_slide(slide_id, path, bundle.manifest.tiling_spec, folder=folder, mpp=mpp)
+        tiles = folder / "tiles" / f"{slide_id}.h5"
+        if encoder is None:
+            file = paths.resolve(str(features_dir)) / f"{slide_id}.h5"
+        else:
+            _, key = extract_slide(path, tiles, [encoder], spec, folder=folder)
+            file = folder / "features" / encoder.name / f"{slide_id}.h5"
+        bag = read_features(file)
+        check_features(bundle.manifest, bag, item=f"slide '{slide_id}'")
+        table = read_tiles(tiles)
+        if bag.attributes.get("slide_fingerprint") != table.attributes["slide_fingerprint"]:
+            msg = f"ModelError: features of slide '{slide_id}' were made from another file. Extract them again."
+            raise ModelError(msg)
+        kept = select_tiles(bag, **bundle.manifest.filters)
+        scored[slide_id] = score_slide(bundle, bag, kept, path=path, table=table)
+        return "ok", key
+
+    return work
+
+
+def refuse_coarse(path: Path, slide_id: str, *, mpp: float | None, wanted: float) -> None:
+    """Refuse a slide that was scanned more coarsely than the model's tiles.
+
+    Parameters
+    ----------
+    path : Path
+    slide_id : str
+    mpp : float or None
+        Of the slide table.
+    wanted : float
+        um per px of the model's tiles.
+
+    Raises
+    ------
+    ResolutionError
+        When it is too coarse, or states no resolution.
+    SlideError
+        When it cannot be opened.
+    """
+    try:
+        opened = open_slide(path, slide_id=slide_id, mpp=mpp)
+    except ResolutionError as error:
+        msg = (
+            f"{str(error).partition(' Set fallback_mpp')[0]} State it in column mpp of the slide table, if it is known."
+        )
+        raise ResolutionError(msg) from None
+    with opened as slide:
+        found = max(slide.resolution.mpp_x, slide.resolution.mpp_y)
+    if found > MAX_COARSER * wanted:
+        msg = (
+            f"ResolutionError: slide '{slide_id}' was scanned at {found:.3g} um per px, the model reads tiles at "
+            f"{wanted:g} um per px, and blowing them up invents what was not scanned. Scan it finer, or leave it out."
+        )
+        raise ResolutionError(msg)
+
+
+def score_slide(
+    bundle: Bundle, bag: FeatureBag, kept: NDArray[np.bool_], *, path: Path, table: TileTable
+) -> SlideResult:
+    """Score the tiles of a slide that pass the filters.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    bag : FeatureBag
+    kept : ndarray, (n_tiles,), bool
+    path : Path
+        Of the slide.
+    table : TileTable
+
+    Returns
+    -------
+    SlideResult
+
+    Raises
+    ------
+    BagError
+        When no tile passes.
+    """
+    if not kept.any():
+        msg = f"BagError: none of {len(kept)} tiles of slide '{table.slide_id}' passes the model's filters. Look at it."
+        raise BagError(msg)
+    features = bag.features[kept]
+    try:
+        scores, why = np.asarray(bundle.scorer.score_tiles(features), float), ""
+    except ModelError as error:
+        scores, why = np.array([]), str(error)
+    return SlideResult(
+        slide_id=table.slide_id, path=path, table=table, kept=kept, features=features, scores=scores,
+        no_scores=why, far=count_far_features(bundle, features),
+    )  # fmt: skip
+
+
+def finish(
+    bundle: Bundle, table: pd.DataFrame, ledger: pd.DataFrame, scored: dict[str, SlideResult], folder: Path
+) -> Prediction:
+    """Predict the cases, and write tables, maps and pages.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    table, ledger : DataFrame
+    scored : dict of str to SlideResult
+    folder : Path
+
+    Returns
+    -------
+    Prediction
+    """
+    reasons = ledger[ledger["status"] == "failed"].set_index("slide_id")["reason"].to_dict()
+    provenance, rows = describe_run(bundle), []
+    for case_id, slide_ids in table.groupby("case_id", sort=False)["slide_id"]:
+        slides = [scored[name] for name in slide_ids if name in scored]
+        if not slides:
+            continue
+        bag = np.concatenate([slide.features for slide in slides])
+        value = float(bundle.scorer.predict([bag])[0])
+        lost = {name: reasons[name] for name in slide_ids if name in reasons}
+        case = CaseResult(case_id=str(case_id), score=value, slides=slides, lost=lost)
+        rows.append(describe_case(bundle, case))
+        write_report(case, bundle, folder, provenance=provenance)
+    predictions = pd.DataFrame(rows)
+    unscored = sorted(set(table["case_id"]) - set(predictions["case_id"]))
+    paths.write_table(predictions, folder / "predictions.parquet")
+    paths.write_table(predictions, folder / "predictions.csv")
+    lost = {"cases_without_score": unscored, "slides": ledger.drop(columns="seconds").to_dict("records")}
+    paths.write_json({**provenance, **lost}, folder / "run.json")
+    return Prediction(predictions, ledger, folder, tuple(unscored))
+
+
+def describe_case(bundle: Bundle, case: CaseResult) -> dict[str, Any]:
+    """Return a case's row of the predictions table.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    case : CaseResult
+
+    Returns
+    -------
+    dict
+    """
+    manifest = bundle.manifest
+    training = np.asarray(manifest.training.scores)
+    return {
+        "case_id": case.case_id, "split": "external", "repeat": 0, "fold": -1, "target": manifest.target,
+        "arm": manifest.arm, "y_true": float("nan"), "y_pred": case.score,
+        "group": "high" if case.score > manifest.training.cutoff else "low", "cutoff": manifest.training.cutoff,
+        "training_percentile": 100.0 * float((training < case.score).mean()),
+        "n_slides": len(case.slides), "slides_lost": len(case.lost),
+        "n_tiles": int(sum(slide.kept.sum() for slide in case.slides)), "bundle": bundle.seal,
+    }  # fmt: skip
+
+
+def describe_run(bundle: Bundle) -> dict[str, Any]:
+    """Return what made these predictions.
+
+    Parameters
+    ----------
+    bundle : Bundle
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "bundle": bundle.seal, "model": bundle.manifest.provenance, "commit": read_commit(),
+        "versions": list_versions(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"), "use": "research use only",
+    }  # fmt: skip
