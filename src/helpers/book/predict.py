@@ -242,7 +242,7 @@ def make_work(
         if encoder is None:
             file = paths.resolve(str(features_dir)) / f"{slide_id}.h5"
         else:
-            _, key = extract_slide(path, tiles, [encoder], spec, folder=folder)
+            _, key, _ = extract_slide(path, tiles, [encoder], spec, folder=folder)
             file = folder / "features" / encoder.name / f"{slide_id}.h5"
         bag = read_features(file)
         check_features(bundle.manifest, bag, item=f"slide '{slide_id}'")
