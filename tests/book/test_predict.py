@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +11,14 @@ import pandas as pd
 import pytest
 
 from helpers.book import cli
-from helpers.book.predict import predict_slides, read_new_slides
+from helpers.book.predict import make_bundle_encoder, predict_slides, read_new_slides
 from helpers.core import paths
 from helpers.core.errors import ModelError, RunError
 from helpers.core.specs import FeatureSpec, PhantomSpec, TilingSpec
+from helpers.features.encoders import make_encoder
 from helpers.features.extract import extract_cohort
 from helpers.features.store import read_features
-from helpers.models.bundle import FoldAverage, RidgeFit, collect_manifest, write_bundle
+from helpers.models.bundle import IDENTITY, FoldAverage, RidgeFit, collect_manifest, read_bundle, write_bundle
 from helpers.models.inputs import find_feature_files, make_reader
 from helpers.models.linear import fit_ridge
 from helpers.models.pooling import pool_cases
@@ -158,3 +160,14 @@ def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(cohort: Simp
     with pytest.raises(ModelError, match="the model's features are those of 'stain_texture', a formula"):
         predict_slides(cohort.bundle, table, tmp_path / "out", device="cpu", weights=tmp_path / "none.safetensors")
     assert not (tmp_path / "out" / "ledger.parquet").exists()
+
+
+def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(cohort: SimpleNamespace) -> None:
+    bundle = read_bundle(cohort.bundle)
+    trained = make_encoder("random_resnet18", seed=7, device="cpu", precision="bfloat16").identity
+    changes = {"encoder": {name: str(trained[name]) for name in IDENTITY}, "encoder_seed": 7}
+    same = replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
+    assert make_bundle_encoder(same, device="cpu", weights=None).identity == trained
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update=changes | {"encoder_seed": 8}))
+    with pytest.raises(ModelError, match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'"):
+        make_bundle_encoder(other, device="cpu", weights=None)

@@ -289,6 +289,8 @@ def test_weights_that_do_not_fit_and_unknown_architectures_are_refused(tmp_path:
     assert read_normalisation(network) == {"mean": (0.7, 0.5, 0.6), "sd": (0.1, 0.2, 0.3)}
     with pytest.raises(ModelError, match="weights 'w.safetensors' do not fit resnet18: 103 of 120 tensors"):
         build_regressor("resnet18", n_targets=1, weights=tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"inception_v3 does not take model_args layers, channels .* Give its own, or model_args: \{\}"):
+        build_regressor("inception_v3", n_targets=1, model_args=small)
     with pytest.raises(ModelError, match=r"timm knows no 'resnet19'. Names like it: "):
         build_regressor("resnet19", n_targets=1)
 

@@ -55,7 +55,7 @@ def build_regressor(
     Raises
     ------
     ModelError
-        When timm knows no such architecture, or the weights do not fit it.
+        When timm knows no such architecture, it does not take the arguments, or the weights do not fit it.
     """
     import timm
     import torch
@@ -66,7 +66,15 @@ def build_regressor(
         raise ModelError(msg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **dict(model_args or {}))
+        try:
+            backbone: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **dict(model_args or {}))
+        except TypeError as error:
+            given = ", ".join(model_args or {}) or "none"
+            msg = (
+                f"ModelError: {architecture} does not take model_args {given} ({error}). "
+                "Give its own, or model_args: {}."
+            )
+            raise ModelError(msg) from None
         head = torch.nn.Linear(backbone.num_features, n_targets)
     if weights is not None:
         _load_backbone(backbone, Path(weights), architecture)
