@@ -47,6 +47,7 @@ aggregation: str = "mean"                  # of a case's tile features for the a
 arm: str = "ridge"                         # declared model, refitted under the null, the controls stand beside it
 arms: list = ["ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "average", "ensemble"]  # models compared
 control_encoder: Optional[str] = "mean_colour"  # features of the colour control
+beside_encoders: list = []                 # other encoders of chapter 02, judged by the plain ridge beside the declared arm
 clinical_columns: list = ["age_years", "stage", "tumour_size_mm", "nodes_positive", "grade", "histology", "er", "pr", "her2"]
 label_columns: list = ["subtype", "er", "her2", "histology", "grade", "stage", "site"]  # of the confounding panel
 min_stratum: int = 12                      # cases that a stratum or a site needs to be judged
@@ -212,6 +213,7 @@ assert predictions[["y_true", "y_pred"]].notna().all(axis=None), "a prediction i
 #
 # A correlation means nothing alone. Beside the declared arm we fit the same ridge to
 # **mean colour** (can three numbers per tile do it?), to **clinical data alone** (do we need a slide?), and to the **same features exchanged between patients of one site** (what does the site alone give away?).
+# Other encoders that the profile names (`beside_encoders`) stand beside them: on the phantom an encoder that learnt its answers would prove nothing, so the one that taught itself and the hand-made descriptor are always both shown.
 
 # %%
 from helpers.models.controls import encode_clinical, permute_features
@@ -226,6 +228,9 @@ if spec.control_encoder and origin == "chapter 02":
     controls[spec.control_encoder] = pool_cases(colour, make_reader(colour, keep=keep, **filters)).loc[features.index]
 elif spec.control_encoder:
     run.lose(spec.control_encoder, "features were stored without their pixels, so there is no colour", kind="arm")
+for name in spec.beside_encoders:
+    beside = find_feature_files(present[["slide_id", "case_id"]], encoder_dir=chapter_02 and chapter_02 / name)
+    controls[name] = pool_cases(beside, make_reader(beside, keep=keep, **filters)).loc[features.index]
 fitted = [predict_study(x, measure, splits, arm=name, groups=site, repeats=[0])[0] for name, x in controls.items()]
 predictions = pd.concat([predictions, *fitted], ignore_index=True)
 print(f"controls fitted: {', '.join(controls)}" + ("" if spec.control_encoder in controls else "; no colour without pixels"))

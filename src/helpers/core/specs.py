@@ -470,6 +470,9 @@ class ProliferationSpec(Spec):
         description="models compared, ridge first; svr_*, *_mil and ensemble_all take minutes on hundreds of cases",
     )
     control_encoder: Optional[str] = Field("mean_colour", description="features of the colour control; null: none")
+    beside_encoders: tuple[str, ...] = Field(
+        (), description="other encoders of chapter 02, judged by the plain ridge beside the declared arm"
+    )
     clinical_columns: tuple[str, ...] = Field(
         ("age_years", "stage", "tumour_size_mm", "nodes_positive", "grade", "histology", "er", "pr", "her2"),
         description="columns of the clinical control; those that exist and vary are used",
