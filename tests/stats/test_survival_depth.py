@@ -137,6 +137,11 @@ def test_sites_are_pooled_with_a_prediction_for_the_next_one(question: depth.Que
     assert rows["label"].tolist()[-2:] == ["mean of sites (Hartung–Knapp)", "a new site (prediction)"]
     assert rows["label"].iloc[0] == "site S0"
     assert rows["ci_low"].iloc[-1] < rows["ci_low"].iloc[-2]
+    fewer = sites.assign(log_hr=sites["log_hr"].where(sites["level"] != "S3"))
+    rows = depth.arrange_sites(fewer, pooled)
+    together = rows[rows["label"] == "1 site(s), too few events"].iloc[0]
+    assert together["n"] == sites.loc[sites["level"] == "S3", "n"].item()
+    assert rows["n"].iloc[-2] == 400 - together["n"], "the mean rests on the sites that have a ratio"
 
 
 def test_power_of_this_cohort_grows_with_the_ratio_and_is_told_in_words(question: depth.Question) -> None:
