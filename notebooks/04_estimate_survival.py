@@ -52,7 +52,7 @@ n_imputations: int = 10                    # of missing covariates
 prognosis_months: Optional[float] = 60.0   # horizon of AUC, Brier score, calibration, decisions; None: not judged
 subgroups: list = ["er", "her2", "grade", "nodes_positive", "age_years"]   # with a test of interaction
 pool_by: Optional[str] = "site"            # sites pooled by random effects; None: not pooled
-n_boot: int = 200                          # bootstrap resamples of cases
+n_boot: int = 200                          # bootstrap resamples of the hazard ratio
 power_ratios: list = [1.3, 1.65, 2.2]      # hazard ratios of the RNA whose power is simulated here
 n_power: int = 200                         # simulated cohorts per hazard ratio
 
@@ -343,7 +343,7 @@ from helpers.stats.survival_depth import judge_added_value
 added = None
 if spec.prognosis_months and full[0].chosen.covariates is not None:
     try:
-        added = judge_added_value(full, horizon=spec.prognosis_months, n_boot=spec.n_boot)
+        added = judge_added_value(full, horizon=spec.prognosis_months)
         run.save_table(added.table, "added_value", latex=True)
         shown = added.table.reindex(columns=["model", "concordance", "uno", "auc", "auc_low", "auc_high", "integrated_brier", "slope", "delta_concordance", "delta_low", "delta_high", "lr_p", "n", "n_events"])
         display(shown.style.format(precision=3, na_rep="").hide(axis="index"))

@@ -35,11 +35,15 @@ def test_a_wrong_truth_is_not_covered(measured: pd.DataFrame) -> None:
 def test_shares_of_four_cohorts_by_hand() -> None:
     rows = pd.DataFrame({"n_cases": 100, "cohort": range(4), "endpoint": "rfs", "scale": "high_vs_low", "n_events": [30, 32, 34, 36], "log_hr": [0.1, 0.2, 0.3, 0.4], "truth": 0.2, "wald": [1, 1, 1, 0.0], "profile": 1.0, "rejected": [0, 0, 0, 1.0]})
     table = summarize_coverage(rows).set_index("quantity")
-    assert table.loc["Wald interval covers", ["share", "holds"]].tolist() == [0.75, False]
+    assert table.loc["Wald interval covers", "share"] == 0.75
     assert table.loc["log-rank rejects a null", "share"] == 0.25
     assert table["mean_events"].iloc[0] == 33
     assert table["bias"].iloc[0] == pytest.approx(0.05)
-    assert "| NO |" in format_coverage(table.reset_index())
+    assert table["holds"].isna().all(), "four cohorts judge nothing"
+    assert "| too few cohorts |" in format_coverage(table.reset_index())
+    many = summarize_coverage(pd.concat([rows] * 600)).set_index("quantity")
+    assert not many.loc["Wald interval covers", "holds"]
+    assert "| NO |" in format_coverage(many.reset_index())
 
 
 def test_cohorts_are_the_same_however_many_are_drawn(measured: pd.DataFrame) -> None:

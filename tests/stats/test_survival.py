@@ -488,6 +488,23 @@ def test_log_time_with_an_event_at_zero_is_an_error() -> None:
         survival.transform_time([0.0, 1.0], [True, True], transform="log")
 
 
+def test_the_difference_of_mean_times_is_that_of_the_means_and_its_error_adds_in_squares() -> None:
+    rng = np.random.default_rng(14)
+    time, group = rng.exponential(np.where(np.arange(200) % 2, 40.0, 80.0)), np.where(np.arange(200) % 2, "high", "low")
+    event = rng.random(200) < 0.8
+    row = survival.compare_rmst(time, event, group, horizon=60.0).iloc[0]
+    means = survival.estimate_rmst(time, event, group=group, horizon=60.0).set_index("group")
+    assert row["difference"] == pytest.approx(means.loc["high", "rmst"] - means.loc["low", "rmst"])
+    assert row["se"] == pytest.approx(math.hypot(*means["se"]))
+    assert (row["group"], row["reference"], row["n"]) == ("high", "low", 200)
+
+
+def test_a_mean_time_beyond_follow_up_is_refused() -> None:
+    time, event = np.array([1.0, 2.0, 3.0, 9.0]), np.array([1, 0, 1, 0], dtype=bool)
+    with pytest.raises(StatsError, match="nobody in high is followed to 8"):
+        survival.compare_rmst(time, event, np.array(["high", "high", "high", "low"]), horizon=8.0)
+
+
 # --- real data: the constants of R ----------------------------------------------------------------------------------
 
 
@@ -558,3 +575,12 @@ def test_concordance_of_gbsg_equals_r(gbsg: pd.DataFrame) -> None:
     risk = gbsg[TERMS].to_numpy(float) @ fit["log_hr"].to_numpy()
     table = survival.compute_concordance(gbsg["time"], gbsg["event"], risk)
     assert table["concordance"].item() == pytest.approx(0.687928339546, abs=1e-12)
+
+
+def test_mean_times_of_gbsg_differ_as_r_s_do(gbsg: pd.DataFrame) -> None:
+    end = gbsg.groupby("hormon")["time"].max().min()
+    row = survival.compare_rmst(gbsg["time"], gbsg["event"], -gbsg["hormon"], horizon=end).iloc[0]
+    means = survival.estimate_rmst(gbsg["time"], gbsg["event"], group=gbsg["hormon"], horizon=end)["rmst"]
+    assert row["difference"] == pytest.approx(means[1] - means[0])
+    assert row["difference"] == pytest.approx(1816.48617638 - 1559.76545196, rel=0.1)  # R carries both curves on to the last day of all
+    assert row["ci_low"] > 0, "hormone therapy buys time"

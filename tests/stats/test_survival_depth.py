@@ -1,5 +1,8 @@
 """The primary ratio from all sides: other models, added value, subgroups, sites, competing ratios, power."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,6 +137,11 @@ def test_sites_are_pooled_with_a_prediction_for_the_next_one(question: depth.Que
     assert rows["label"].tolist()[-2:] == ["mean of sites (Hartung–Knapp)", "a new site (prediction)"]
     assert rows["label"].iloc[0] == "site S0"
     assert rows["ci_low"].iloc[-1] < rows["ci_low"].iloc[-2]
+    fewer = sites.assign(log_hr=sites["log_hr"].where(sites["level"] != "S3"))
+    rows = depth.arrange_sites(fewer, pooled)
+    together = rows[rows["label"] == "1 site(s), too few events"].iloc[0]
+    assert together["n"] == sites.loc[sites["level"] == "S3", "n"].item()
+    assert rows["n"].iloc[-2] == 400 - together["n"], "the mean rests on the sites that have a ratio"
 
 
 def test_power_of_this_cohort_grows_with_the_ratio_and_is_told_in_words(question: depth.Question) -> None:
@@ -149,3 +157,24 @@ def test_power_of_this_cohort_grows_with_the_ratio_and_is_told_in_words(question
 def test_the_spline_of_a_question_ends_at_its_horizon(question: depth.Question) -> None:
     test = depth.bend_score(question)[1]
     assert test["n_events"].iloc[0] == (question.chosen.event & (question.chosen.time <= 120)).sum()
+
+
+@pytest.mark.shared
+def test_in_metabric_hazards_are_not_proportional_and_time_lost_says_it_without_them(shared_data: Path) -> None:
+    from helpers.cohort.imports.metabric import import_metabric
+    from helpers.stats.proportionality import check_proportional_hazards, estimate_ratio_by_period
+
+    raw = import_metabric(shared_data / "metabric")
+    gene = raw.expression.query("gene == 'MKI67'")
+    scores = gene.rename(columns={"value": "score", "gene": "target"}).assign(split="development", measured="rna")
+    item = replace(ITEM, target="MKI67", measured="rna", scale="high_vs_low", horizon_months=None)
+    question = depth.ask(item, raw.cases, scores)
+    chosen = question.chosen
+    assert check_proportional_hazards(chosen.time, chosen.event, pd.DataFrame({"x": question.x}))["p"].iloc[0] < 1e-8
+    periods = estimate_ratio_by_period(chosen.time, chosen.event, question.x, scale="per_unit", edges=[0, 24, 60, 120])
+    assert periods["hazard_ratio"].is_monotonic_decreasing
+    lost = depth.compare_mean_times(question, horizons=[120.0]).iloc[0]
+    assert lost["difference"] == pytest.approx(-14.9, abs=0.1), "months free of recurrence and death within ten years"
+    assert lost["ci_high"] < -11
+    curve_test = depth.bend_score(question)[1].set_index("test")
+    assert curve_test.loc["curvature", "p"] < 0.01

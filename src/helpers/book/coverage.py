@@ -34,6 +34,8 @@ SCALES: Final = ("per_sd", "high_vs_low")
 COVERED: Final = (0.942, 0.958)
 REJECTED: Final = (0.042, 0.058)
 CHUNK: Final = 100
+FEWEST_JUDGED: Final = 2_000
+"""Cohorts below which the simulation's own error is wider than what is asked, and nothing is judged."""
 QUANTITIES: Final = {
     "wald": "Wald interval covers",
     "profile": "profile interval covers",
@@ -150,7 +152,7 @@ def summarize_coverage(measured: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         n_cases, endpoint, scale, quantity ('Wald interval covers', 'profile interval covers', 'log-rank rejects a
         null'), share, ci_low, ci_high (Wilson), n_cohorts, mean_events, bias (mean log HR minus truth), asked_low,
-        asked_high, holds.
+        asked_high, holds (None below `FEWEST_JUDGED` cohorts).
     """
     rows = []
     for (n, endpoint, scale), group in measured.groupby(["n_cases", "endpoint", "scale"], sort=True):
@@ -166,7 +168,7 @@ def summarize_coverage(measured: pd.DataFrame) -> pd.DataFrame:
                     "n_cases": n, "endpoint": endpoint, "scale": scale, "quantity": quantity, "share": share,
                     "ci_low": low, "ci_high": high, "n_cohorts": len(values), "mean_events": group["n_events"].mean(),
                     "bias": (group["log_hr"] - group["truth"]).mean(), "asked_low": asked[0], "asked_high": asked[1],
-                    "holds": asked[0] <= share <= asked[1],
+                    "holds": asked[0] <= share <= asked[1] if len(values) >= FEWEST_JUDGED else None,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -234,7 +236,7 @@ def format_coverage(summary: pd.DataFrame) -> str:
     for row in summary.to_dict("records"):
         share = f"{100 * row['share']:.2f} % ({100 * row['ci_low']:.2f}–{100 * row['ci_high']:.2f})"
         asked = f"{100 * row['asked_low']:.1f}–{100 * row['asked_high']:.1f} %"
-        verdict = "yes" if row["holds"] else "NO"
+        verdict = "too few cohorts" if pd.isna(row["holds"]) else ("yes" if row["holds"] else "NO")
         cells = [row["n_cases"], f"{row['mean_events']:.0f}", row["endpoint"], row["scale"], row["quantity"]]
         lines.append("| " + " | ".join(map(str, [*cells, share, asked, verdict])) + " |")
     return "\n".join(lines) + "\n"

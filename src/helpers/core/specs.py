@@ -396,7 +396,7 @@ class SurvivalSpec(AnalysisPlan):
         ("er", "her2", "grade", "nodes_positive", "age_years"), description="subgroups with a test of interaction"
     )
     pool_by: Optional[Literal["site"]] = Field("site", description="sites pooled by random effects; null: not pooled")
-    n_boot: int = Field(200, ge=50, le=100_000, description="bootstrap resamples of cases, hazard ratio and AUC")
+    n_boot: int = Field(200, ge=50, le=100_000, description="bootstrap resamples of the hazard ratio; of the AUC 200")
     power_ratios: tuple[float, ...] = Field(
         (1.3, 1.65, 2.2), description="hazard ratios of the RNA whose power is simulated in this cohort; []: none"
     )

@@ -325,6 +325,8 @@ def judge_models(
 ) -> tuple[pd.DataFrame, dict[str, Prognosis]]:
     """Judge several models of the same cases, out of fold, and what each adds to a base model.
 
+    Models are fitted to the horizon, so that effects which fade later do not blur what is predicted for it.
+
     Parameters
     ----------
     time : array_like, (n_cases,)
@@ -349,10 +351,11 @@ def judge_models(
     prognoses : dict of str to Prognosis
     """
     times, events = check_outcomes(time, event)
-    folds = deal_folds(events, seed=seed)
+    cut, happened = truncate_follow_up(times, events, horizon)
+    folds = deal_folds(happened, seed=seed)
     grid = np.linspace(0.1, 1.0, 10) * horizon
     prognoses = {
-        name: predict_out_of_fold(times, events, terms, folds=folds, at=list(grid)) for name, terms in models.items()
+        name: predict_out_of_fold(cut, happened, terms, folds=folds, at=list(grid)) for name, terms in models.items()
     }
     rows = []
     for name, prognosis in prognoses.items():
@@ -361,8 +364,7 @@ def judge_models(
         if name != base:
             row |= _compare_with_base(times, events, models, prognoses, name=name, base=base, horizon=horizon)
         rows.append(row)
-    n_events = int(truncate_follow_up(times, events, horizon)[1].sum())
-    return pd.DataFrame(rows).assign(n=times.size, n_events=n_events, horizon=horizon), prognoses
+    return pd.DataFrame(rows).assign(n=times.size, n_events=int(happened.sum()), horizon=horizon), prognoses
 
 
 def _judge_one(

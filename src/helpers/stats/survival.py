@@ -21,6 +21,7 @@ from helpers.stats.cox import (
 from helpers.stats.follow_up import Z95, check_outcomes, truncate_follow_up
 from helpers.stats.kaplan_meier import (
     compare_logrank,
+    compare_rmst,
     count_at_risk,
     estimate_follow_up,
     estimate_median,
@@ -46,6 +47,7 @@ __all__ = [
     "check_outcomes",
     "check_proportional_hazards",
     "compare_logrank",
+    "compare_rmst",
     "compute_concordance",
     "compute_natural_spline",
     "compute_schoenfeld",

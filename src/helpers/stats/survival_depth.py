@@ -424,7 +424,7 @@ def pool_sites(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def arrange_sites(sites: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
-    """Arrange sites for a forest plot: one row each, then the pooled ratio and where a new site is expected.
+    """Arrange sites for a forest plot: one row each, those without a ratio together, the pooled one, the next site's.
 
     Parameters
     ----------
@@ -436,9 +436,14 @@ def arrange_sites(sites: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         label, heading, primary, and the columns of `sites`.
     """
-    rows = [row | {"label": f"site {row['level']}", "heading": False} for row in sites.to_dict("records")]
+    known, others = sites[sites["log_hr"].notna()], sites[sites["log_hr"].isna()]
+    rows = [row | {"label": f"site {row['level']}", "heading": False} for row in known.to_dict("records")]
+    if len(others):
+        empty = dict.fromkeys(["hazard_ratio", "ci_low", "ci_high", "p"], np.nan)
+        counts = {"n": others["n"].sum(), "n_events": others["n_events"].sum()}
+        rows.append(empty | counts | {"label": f"{len(others)} site(s), too few events", "heading": False})
     if len(pooled):
-        row = pooled.iloc[0].to_dict() | {"n": sites["n"].sum(), "n_events": sites["n_events"].sum()}
+        row = pooled.iloc[0].to_dict() | {"n": known["n"].sum(), "n_events": known["n_events"].sum()}
         rows.append({"label": f"Random effects (I² {100 * row['i2']:.0f} %)", "heading": True})
         rows.append(row | {"label": "mean of sites (Hartung–Knapp)", "heading": False, "primary": True})
         if np.isfinite(row["prediction_low"]):
