@@ -119,6 +119,31 @@ class Bags(Sequence[np.ndarray]):
         return self.store.tiles[self.store.starts[self.rows][owner] + within], owner
 
 
+def average_by_case(values: np.ndarray, owner: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Average values of tiles over the tiles of each case.
+
+    Parameters
+    ----------
+    values : ndarray, (n_tiles, D)
+    owner : ndarray, (n_tiles,), int
+        Case of each tile, ascending from 0, none left out.
+    weights : ndarray, (n_tiles,), optional
+        Not negative; default: equal.
+
+    Returns
+    -------
+    ndarray, (n_cases, D), float64
+    """
+    from scipy.sparse import csr_array
+
+    weights = np.ones(len(owner)) if weights is None else weights
+    n_cases = int(owner[-1]) + 1
+    shares = weights / np.bincount(owner, weights)[owner]
+    starts = np.searchsorted(owner, np.arange(n_cases + 1))
+    matrix = csr_array((shares.astype(values.dtype), np.arange(len(owner)), starts), shape=(n_cases, len(owner)))
+    return np.asarray(matrix @ values, float)
+
+
 def collect_bags(bags: Sequence[np.ndarray]) -> Bags:
     """Put bags into one store; bags that lie in one already are returned as they are.
 

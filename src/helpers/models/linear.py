@@ -252,6 +252,84 @@ class RidgeTrainer:
         return predicted
 
 
+class BlockRidgeTrainer:
+    """Like `RidgeTrainer`, with inner folds by update instead of refit: one decomposition in place of six.
+
+    A ridge is a linear smoother H, so the residuals of a fold left out are (I - H_FF)^-1 r_F, exactly, with the scale
+    of the features fixed from all training cases. For wide descriptors this is six times faster.
+
+    Parameters
+    ----------
+    features : ndarray, (n, D)
+        Of the training cases.
+    groups : ndarray, (n,), optional
+    alphas : ndarray
+    equal_scale : bool
+        As in `compute_ridge_path`.
+    """
+
+    def __init__(
+        self, features: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS,
+        equal_scale: bool = True,
+    ) -> None:  # fmt: skip
+        self.alphas = np.asarray(alphas, float)
+        self.path = compute_ridge_path(np.asarray(features, float), equal_scale=equal_scale)
+        self.folds = plan_inner_folds(len(features), groups=groups)
+        self.solvers = [self._factorise(alpha) for alpha in self.alphas]
+
+    def _factorise(self, alpha: float) -> list[np.ndarray]:
+        """Return (I - H_FF)^-1 of every inner fold F."""
+        kept, n = self.path.s**2 / (self.path.s**2 + alpha), len(self.folds)
+        inverses = []
+        for fold in range(self.folds.max() + 1):
+            u = self.path.u[self.folds == fold]
+            inverses.append(np.linalg.inv(np.eye(len(u)) - 1 / n - (u * kept) @ u.T))
+        return inverses
+
+    def _leave_out(self, labels: np.ndarray, which: int) -> np.ndarray:
+        """Residuals of every case under the fit without its fold, (n, k), for one penalty."""
+        kept = self.path.s**2 / (self.path.s**2 + self.alphas[which])
+        centred = labels - labels.mean(0)
+        residuals = centred - (self.path.u * kept) @ (self.path.u.T @ centred)
+        for fold, inverse in enumerate(self.solvers[which]):
+            rows = self.folds == fold
+            residuals[rows] = inverse @ residuals[rows]
+        return residuals
+
+    def compute_inner_errors(self, labels: np.ndarray) -> np.ndarray:
+        """Squared error over the inner folds for each penalty.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+
+        Returns
+        -------
+        ndarray, (n_alphas, k)
+        """
+        return np.stack([(self._leave_out(labels, which) ** 2).sum(0) for which in range(len(self.alphas))])
+
+    def predict_inner(self, labels: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+        """Predict every training case by the fit without its inner fold.
+
+        Parameters
+        ----------
+        labels : ndarray, (n, k)
+        alphas : ndarray, (k,)
+            The penalty of each label, one of `self.alphas`.
+
+        Returns
+        -------
+        ndarray, (n, k)
+        """
+        predicted = np.empty(labels.shape)
+        for alpha in np.unique(alphas):
+            columns = np.flatnonzero(alphas == alpha)
+            which = int(np.flatnonzero(self.alphas == alpha)[0])
+            predicted[:, columns] = labels[:, columns] - self._leave_out(labels[:, columns], which)
+        return predicted
+
+
 def check_labels(labels: np.ndarray) -> np.ndarray:
     """Return training labels as floats, or raise.
 
@@ -464,13 +542,13 @@ def predict_study(
         predicted = folds.predict_held_out(models[int(repeat)])
         for name, test, table in zip(folds.names, folds.test, measured, strict=True):
             truth = table.loc[folds.cases[test]]
-            tables.append(_tabulate(truth, predicted[test], "development", repeat, name, arm))
+            tables.append(tabulate_predictions(truth, predicted[test], "development", repeat, name, arm))
         if len(frozen):
             truth = measure(folds.cases).loc[frozen["case_id"]]
             ensemble = predict_by_ensemble(models[int(repeat)], features.loc[frozen["case_id"]].to_numpy(float))
             for split in frozen["role"].unique():
                 rows = frozen["role"].eq(split).to_numpy()
-                tables.append(_tabulate(truth[rows], ensemble[rows], split, repeat, -1, arm))
+                tables.append(tabulate_predictions(truth[rows], ensemble[rows], split, repeat, -1, arm))
     return pd.concat(tables, ignore_index=True), models
 
 
@@ -502,7 +580,25 @@ def _standardise(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> n
     return np.nan_to_num((features - mean) / scale)  # missing: the training mean
 
 
-def _tabulate(truth: pd.DataFrame, predicted: np.ndarray, split: str, repeat: int, fold: int, arm: str) -> pd.DataFrame:
+def tabulate_predictions(
+    truth: pd.DataFrame, predicted: np.ndarray, split: str, repeat: int, fold: int, arm: str
+) -> pd.DataFrame:
+    """Return one row per case and target, as predictions.parquet holds them.
+
+    Parameters
+    ----------
+    truth : DataFrame, (n_cases, k)
+        Index `case_id`, one column per target.
+    predicted : ndarray, (n_cases, k)
+    split : str
+    repeat, fold : int
+    arm : str
+
+    Returns
+    -------
+    DataFrame
+        case_id, split, repeat, fold, target, arm, y_true, y_pred.
+    """
     blocks = [
         pd.DataFrame({
             "case_id": truth.index.to_numpy(object), "split": split, "repeat": int(repeat), "fold": int(fold),

@@ -19,8 +19,8 @@ import numpy as np
 
 from helpers.core.errors import ModelError
 from helpers.models.arms import Arm
-from helpers.models.bags import Bags, collect_bags
-from helpers.models.descriptors import Arrays, guard_scale
+from helpers.models.bags import Bags, average_by_case, collect_bags
+from helpers.models.descriptors import Arrays, measure_tiles
 from helpers.models.linear import fit_ridge, plan_inner_folds
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class MilArm(Arm):
 
     attention: bool = True
     anchored: bool = True
-    n_components: int = 48
+    n_components: int = 32
     hidden: int = 32
     dropout: float = 0.5
     weight_decay: float = 0.05
@@ -62,7 +62,7 @@ class MilArm(Arm):
     max_epochs: int = 40
     patience: int = 8
     cases_per_step: int = 64
-    tiles_per_case: int = 16
+    tiles_per_case: int = 8
     refits_many = False
 
     def prepare(self, bags: Bags, *, groups: np.ndarray | None, rng: np.random.Generator) -> "PreparedMil":
@@ -99,11 +99,9 @@ def fit_rotation(bags: Bags, *, n_components: int) -> tuple[np.ndarray, np.ndarr
         (tiles - mean) @ rotation has about unit variance in the leading components; minor ones are shrunk.
     """
     tiles, owner = bags.list_tiles()
-    weight = (1.0 / bags.sizes / len(bags))[owner]
-    mean = weight @ tiles
-    scale = guard_scale(np.sqrt(weight @ (tiles - mean) ** 2), mean)
-    x = (tiles - mean) / scale
-    values, vectors = np.linalg.eigh((x * weight[:, None]).T @ x)
+    mean, scale = measure_tiles(bags)
+    x = ((tiles - mean) / scale).astype(np.float32) * (1.0 / np.sqrt(bags.sizes * len(bags)))[owner, None].astype("f4")
+    values, vectors = np.linalg.eigh((x.T @ x).astype(float))
     kept = np.argsort(values)[::-1][:n_components]
     shrunk = np.sqrt(np.maximum(values[kept], 0) + values.mean())
     return mean, vectors[:, kept] / shrunk / scale[:, None]
@@ -239,8 +237,7 @@ class MilFit:
         scores, logits = self._look(m, tiles)
         starts = np.searchsorted(owner, np.arange(owner[-1] + 1))
         weights = np.exp(logits - np.maximum.reduceat(logits, starts)[owner])
-        weights /= np.add.reduceat(weights, starts)[owner]
-        return np.add.reduceat(weights[:, None] * scores, starts, axis=0)
+        return average_by_case(scores, owner, weights)
 
     def weigh_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Return the attention of the tiles of one bag, averaged over nets.
@@ -324,7 +321,7 @@ class _Training:
         self.n_nets = len(start.anchor_offsets)
         self.generator = torch.Generator().manual_seed(int(prepared.rng.integers(2**31)))
         self.inputs = torch.as_tensor((tiles - start.mean) @ start.rotation, dtype=torch.float32)
-        anchored = np.einsum("nd,mdk->mnk", tiles, start.anchor_weights) + start.anchor_offsets[:, None]
+        anchored = tiles @ start.anchor_weights.astype(np.float32) + start.anchor_offsets[:, None]
         self.anchored = torch.as_tensor(anchored, dtype=torch.float32)  # (n_nets, n_tiles, k)
         self.owner = torch.as_tensor(owner)
         self.sizes = torch.as_tensor(prepared.bags.sizes)
@@ -389,8 +386,9 @@ class _Training:
 
         hidden = torch.relu(torch.baddbmm(self.net["b1"], x, self.net["w1"]))
         if drop:
-            keep = torch.rand(hidden.shape, generator=self.generator) >= self.arm.dropout
-            hidden = hidden * keep / (1 - self.arm.dropout)
+            by_case = hidden.reshape(len(hidden), -1, self.arm.tiles_per_case, self.arm.hidden)
+            keep = torch.rand((*by_case.shape[:2], 1, self.arm.hidden), generator=self.generator) >= self.arm.dropout
+            hidden = (by_case * keep / (1 - self.arm.dropout)).reshape(hidden.shape)  # one mask for a case's tiles
         scores = anchored + torch.baddbmm(self.net["b2"], hidden, self.net["w2"])
         if not self.arm.attention:
             return scores, torch.zeros((*x.shape[:2], 1))

@@ -219,3 +219,30 @@ def _correlate(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> np.ndarray:
     b = b - (counts * b).sum(1, keepdims=True) / total
     norm = np.sqrt((counts * a**2).sum(1) * (counts * b**2).sum(1))
     return np.divide((counts * a * b).sum(1), norm, out=np.full(len(norm), np.nan), where=norm > 1e-300)
+
+
+def compute_bootstrap_spearman(
+    y_true: np.ndarray, y_pred: np.ndarray, *, n_boot: int, rng: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """Spearman correlation, and its values in resamples of cases.
+
+    Parameters
+    ----------
+    y_true, y_pred : ndarray, (n_cases,)
+    n_boot : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    value : float
+    samples : ndarray, (n_boot,)
+
+    Raises
+    ------
+    StatsError
+        As `check_pairs`.
+    """
+    y_true, y_pred = check_pairs(y_true, y_pred)
+    counts = np.vstack([np.ones(len(y_true)), draw_bootstrap_counts(len(y_true), n_boot=n_boot, rng=rng)])
+    values = _correlate(_rank_weighted(y_true, counts), _rank_weighted(y_pred, counts), counts)
+    return float(values[0]), values[1:]
