@@ -32,15 +32,20 @@ primary_target: str = "prolif11"           # score of the primary analysis
 targets: list = ["prolif11", "MKI67"]      # signatures or genes to predict
 score_method: str = "mean_log2"            # how a signature is scored: mean_log2, mean_zscore, pam50
 other_methods: list = ["mean_zscore", "pam50"]  # reported beside the declared one
-encoder: str = "stain_texture"             # features of chapter 02 that the declared arm reads
+encoder: str = "stain_texture"             # features of chapter 02 that all arms read; "a+b" joins two encoders
 features_dir: Optional[str] = None         # folder of slide_id.h5 or slide_id.pt that somebody else wrote
 min_tissue_fraction: float = 0.5           # tiles with less tissue are not read, share
 min_sharpness: float = 0.6                 # tiles less sharp than this share of the median of their slide are not read
 max_pen_fraction: float = 0.05             # tiles with more marker ink are not read, share
 max_thick_fraction: float = 0.3            # tiles more folded are not read, share
 max_grey_fraction: float = 0.3             # tiles darkened without colour (bubbles, dust) are not read, share
-aggregation: str = "mean"                  # of the tile features of a case: mean, median, p75, mean_sd
-arm: str = "ridge"                         # declared model, the controls are fitted beside it
+tumour_filter: str = "none"                # none, polygon (inside drawn tumour) or model (a tile classifier taught by outlines)
+tumour_dir: Optional[str] = None           # folder of slide_id.geojson that outline tumour
+tumour_classes: list = ["Tumor"]           # classes of outlines that are tumour
+min_tumour_probability: float = 0.5        # of the model, for a tile to be read
+aggregation: str = "mean"                  # of a case's tile features for the arm ridge: mean, median, p75, mean_sd, moments
+arm: str = "ridge"                         # declared model, refitted under the null, the controls stand beside it
+arms: list = ["ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "average", "ensemble"]  # models compared
 control_encoder: Optional[str] = "mean_colour"  # features of the colour control
 clinical_columns: list = ["age_years", "stage", "tumour_size_mm", "nodes_positive", "grade", "histology", "er", "pr", "her2"]
 label_columns: list = ["subtype", "er", "her2", "histology", "grade", "stage", "site"]  # of the confounding panel
@@ -69,7 +74,7 @@ import pandas as pd
 from helpers.cohort.genes import widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
-from helpers.models.inputs import find_feature_files, list_absent, make_measure, make_reader, read_groups, select_tiles
+from helpers.models.inputs import find_feature_files, list_absent, make_measure, make_reader, read_groups, read_slide, select_tiles
 
 cohort = run.upstream("00")
 cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
@@ -95,11 +100,9 @@ print(f"{len(cases)} cases, {len(slides)} slides listed, {len(present)} with fea
 # %%
 import inspect
 
-from helpers.features.store import read_features
-
 FILTERS = ("min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction")
 filters = spec.model_dump(include=set(FILTERS))
-bag = read_features(present["features_file"][0])
+bag = read_slide(present["features_file"][0], present["slide_id"][0])
 kept = select_tiles(bag, **filters)
 has = {True: "given", False: "absent"}
 print(f"{present['slide_id'][0]}: {bag.features.shape[0]} tiles of {bag.features.shape[1]} features, {bag.dialect} dialect")
@@ -110,17 +113,27 @@ print(f"coordinates {has[bag.coords_l0 is not None]}, quality {has[bag.qc is not
 # All tiles of all slides of a case form one bag; a mean of slide means would give a small second slide too much say.
 
 # %%
-from helpers.models.pooling import pool_cases, pool_tiles
+from helpers.models.pooling import pool_tiles
 
 print(inspect.getsource(pool_tiles).split('"""')[-1])
 
 # %%
-pooled = pool_cases(present, make_reader(present, **filters), aggregation=spec.aggregation)
-absent = list_absent(cases, pooled=pooled.index, expression=expression.index, splits=splits)
+from helpers.models.bags import read_bags
+from helpers.models.tumour import make_tumour_filter
+
+in_folds = pd.Index(splits.loc[splits["fold"] >= 0, "case_id"].unique())
+keep = make_tumour_filter(
+    present, how=spec.tumour_filter, folder=spec.tumour_dir, classes=spec.tumour_classes, cases=in_folds,
+    min_probability=spec.min_tumour_probability,
+)
+bags, owners = read_bags(present, make_reader(present, keep=keep, **filters))
+absent = list_absent(cases, pooled=owners, expression=expression.index, splits=splits)
 for case, reason in absent.items():
     run.lose(case, reason)
-features = pooled.drop(index=pooled.index.intersection(list(absent)))
-print(f"{len(cases)} cases, {len(features)} in the analysis; lost: {pd.Series(absent, dtype=str).value_counts().to_dict()}")
+bags, owners = bags.take(~owners.isin(list(absent))), owners[~owners.isin(list(absent))]
+features = pd.DataFrame(bags.pool(spec.aggregation), index=owners)
+print(f"{len(cases)} cases, {len(features)} in the analysis, {bags.sizes.sum()} tiles (tumour filter: {spec.tumour_filter})")
+print(f"lost: {pd.Series(absent, dtype=str).value_counts().to_dict()}")
 
 # %% tags=["checks"]
 check_splits(splits, cases=cases)
@@ -136,7 +149,7 @@ assert features.index.isin(expression.index).all(), "a case without RNA slipped 
 
 # %%
 measure = make_measure(expression, targets=spec.targets, score_method=spec.score_method, others=spec.other_methods)
-development = features.index[features.index.isin(splits.loc[splits["fold"] >= 0, "case_id"])]
+development = features.index[features.index.isin(in_folds)]
 measured = measure(development).loc[features.index]
 measured.corr("spearman").round(2)
 
@@ -152,11 +165,11 @@ measured.corr("spearman").round(2)
 from helpers.models.linear import RidgeFolds, fit_ridge
 from helpers.stats.correlation import compute_spearman_columns
 
-first = RidgeFolds(features, splits[splits["repeat"] == 0], groups=site)
-labels = measured.loc[first.cases].to_numpy(float)
-seen = fit_ridge(first.features, labels, groups=site[first.cases].to_numpy())
-flattering = compute_spearman_columns(labels, seen.predict(first.features))
-honest = compute_spearman_columns(labels, first.refit(labels))
+plain = RidgeFolds(features, splits[splits["repeat"] == 0], groups=site)
+labels = measured.loc[plain.cases].to_numpy(float)
+seen = fit_ridge(plain.features, labels, groups=site[plain.cases].to_numpy())
+flattering = compute_spearman_columns(labels, seen.predict(plain.features))
+honest = compute_spearman_columns(labels, plain.refit(labels))
 pd.DataFrame({"on its own training cases": flattering, "on held-out sites": honest}, index=measured.columns).round(3)
 
 # %% [markdown]
@@ -172,9 +185,11 @@ pd.DataFrame({"on its own training cases": flattering, "on held-out sites": hone
 print(inspect.getsource(fit_ridge).split('"""')[0])
 
 # %%
-from helpers.models.linear import predict_study
+from helpers.models.study import ArmFolds, Study, predict_arms
 
-predictions, models = predict_study(features, measure, splits, arm=spec.arm, groups=site)
+study = Study(bags, owners, splits, site, spec.seed, spec.aggregation)
+predictions, fits = predict_arms(study, measure, [spec.arm], workers=workers)
+print(f"declared arm: {spec.arm}, {study.recipes[spec.arm]}")
 predictions.groupby(["target", "split"])[["case_id", "repeat"]].nunique()
 
 # %% tags=["checks"]
@@ -192,17 +207,19 @@ assert predictions[["y_true", "y_pred"]].notna().all(axis=None), "a prediction i
 
 # %%
 from helpers.models.controls import encode_clinical, permute_features
+from helpers.models.linear import predict_study
+from helpers.models.pooling import pool_cases
 
 rng = np.random.default_rng(spec.seed)
 controls = {"permuted_features": permute_features(features, site, rng=rng)}
 controls["clinical_only"] = encode_clinical(cases, spec.clinical_columns).loc[features.index]
 if spec.control_encoder and origin == "chapter 02":
     colour = find_feature_files(present[["slide_id", "case_id"]], encoder_dir=chapter_02 / spec.control_encoder)
-    controls[spec.control_encoder] = pool_cases(colour, make_reader(colour, **filters)).loc[features.index]
+    controls[spec.control_encoder] = pool_cases(colour, make_reader(colour, keep=keep, **filters)).loc[features.index]
 elif spec.control_encoder:
     run.lose(spec.control_encoder, "features were stored without their pixels, so there is no colour", kind="arm")
-arms = [predict_study(x, measure, splits, arm=name, groups=site, repeats=[0])[0] for name, x in controls.items()]
-predictions = pd.concat([predictions, *arms], ignore_index=True)
+fitted = [predict_study(x, measure, splits, arm=name, groups=site, repeats=[0])[0] for name, x in controls.items()]
+predictions = pd.concat([predictions, *fitted], ignore_index=True)
 print(f"controls fitted: {', '.join(controls)}" + ("" if spec.control_encoder in controls else "; no colour without pixels"))
 
 # %% [markdown]
@@ -237,7 +254,22 @@ run.save_figure(fig, "predicted_vs_measured", table=declared[declared["target"].
 # %% [markdown]
 # Read the slope before the correlation: predictions span less than measurements, because a penalised model that is unsure says "average".
 # That costs nothing in ρ and everything to anyone who would use the value itself.
-#
+# So we also ask whether a prediction may be taken at its word: among cases predicted alike, is that the mean of what was measured?
+
+# %%
+from helpers.stats.correlation import compute_calibration
+
+fig, axes = new_figure(width_mm=66 * len(splits_here), height_mm=66, columns=len(splits_here))
+calibration = []
+for ax, split in zip(axes, splits_here, strict=True):
+    rows = declared[(declared["target"] == spec.primary_target) & (declared["split"] == split)]
+    summary, bins = compute_calibration(rows["y_true"].to_numpy(), rows["y_pred"].to_numpy(), n_boot=spec.n_boot, rng=rng)
+    figures.plot_calibration(bins, summary, ax=ax, split=split, label=f"{figures.name_target(spec.primary_target)}{unit}")
+    calibration.append(summary.assign(split=split))
+run.save_table(pd.concat(calibration, ignore_index=True), "calibration")
+run.save_figure(fig, "calibration", table=pd.concat(calibration, ignore_index=True))
+
+# %% [markdown]
 # ## Folds, pooled folds, and other partitions
 #
 # Pooling puts predictions of five different models on one axis; averaging over folds compares each model with itself only.
@@ -251,6 +283,14 @@ spearman = repeats[repeats["quantity"] == "spearman"]
 spearman.groupby(["split", "target"])[["pooled", "fold_mean"]].agg(["min", "mean", "max"]).round(3)
 
 # %%
+from helpers.stats.prediction_scores import compute_foldwise_performance
+
+foldwise_ci = compute_foldwise_performance(predictions, site=site, n_boot=spec.n_boot, rng=rng)
+run.save_table(foldwise_ci, "performance_foldwise")
+mine = (foldwise_ci["arm"] == spec.arm) & foldwise_ci["target"].isin(spec.targets)
+foldwise_ci[mine].drop(columns="arm").round(3).style.hide(axis="index")
+
+# %%
 from helpers.stats.correlation import compute_agreement_by
 
 primary = predictions[(predictions["arm"] == spec.arm) & (predictions["target"] == spec.primary_target)]
@@ -261,6 +301,46 @@ figures.plot_folds(foldwise, partitions, ax=axes[0])
 run.save_figure(fig, "folds_and_partitions", table=foldwise)
 
 # %% [markdown]
+# ## Would another model do better
+#
+# All arms read the same tiles; they differ in what they make of a bag. The plain ridge sees the mean of every feature, *moments* also spread and quantiles, *Fourier* the mean of random cosines of the tiles (a kernel between distributions of tiles, still additive), *kernel* the likeness of case means.
+# PLS keeps few directions; MIL arms (`attention_mil`, opt-in) start from the ridge and learn what it misses.
+# The ensembles average z-scored arms: all of them, or those that the *inner* folds choose.
+#
+# Every grid stood in `helpers.models.arms` before a real cohort was looked at, and the test fold chooses nothing: not an arm, not a penalty, not an epoch.
+# A difference between arms is tiny beside the spread between folds, so it is measured fold by fold on the same cases, and its interval allows for training sets that overlap (Nadeau and Bengio).
+
+# %%
+from helpers.stats.arm_comparison import compare_arms, compute_drop
+
+plain_measure = make_measure(expression, targets=spec.targets, score_method=spec.score_method)
+others = [name for name in spec.arms if name != spec.arm]
+further, more_fits = predict_arms(study, plain_measure, others, workers=workers) if others else (predictions[:0], {0: {}})
+mine = predictions[(predictions["arm"] == spec.arm) & predictions["target"].isin(spec.targets)]
+compared = pd.concat([mine, further], ignore_index=True)
+comparison = compare_arms(compared, reference="ridge")
+run.save_table(comparison, "arms_compared")
+comparison.round(3).style.hide(axis="index")
+
+# %%
+n_arms = comparison["arm"].nunique()
+fig, axes = new_figure(width_mm=183, height_mm=22 + 6 * n_arms, columns=len(spec.targets), wspace=1.3)
+for ax, target in zip(axes, spec.targets, strict=True):
+    rows = comparison[comparison["target"] == target]
+    figures.plot_arm_differences(rows, ax=ax, reference="ridge", declared=spec.arm, title=figures.name_target(target))
+run.save_figure(fig, "arms_compared", table=comparison)
+
+# %% [markdown]
+# Read the dotted line: an interval that covers it says that the arms cannot be told apart on this cohort.
+# The winner of such a table must not be declared from it; who wants another arm names it in the profile and says so before the next cohort.
+# What a model loses on cases outside the folds counts more than what it gains inside them:
+
+# %%
+drop = compute_drop(compared, n_boot=spec.n_boot, rng=rng)
+run.save_table(drop, "drop")
+drop.round(3).style.hide(axis="index") if len(drop) else print("every case is in the folds: no drop to measure")
+
+# %% [markdown]
 # ## Is it more than nothing
 #
 # A confidence interval that excludes 0 is no test here, because 0 is not what nothing looks like.
@@ -269,11 +349,12 @@ run.save_figure(fig, "folds_and_partitions", table=foldwise)
 # %%
 from helpers.models.controls import compute_study_nulls, summarise_nulls
 
+first = ArmFolds(study, spec.arm)
 split_of = declared.drop_duplicates("case_id").set_index("case_id")["split"]
 null_values = {}
 for target in spec.targets:
     found = compute_study_nulls(
-        first, features, measured[target], split=split_of, groups=site, n_permutations=spec.n_permutations, rng=rng
+        first, measured[target], split=split_of, groups=site, n_permutations=spec.n_permutations, rng=rng
     )
     null_values |= {(target, split): values for split, values in found.items()}
 nulls = summarise_nulls(null_values, shown[shown["quantity"] == "spearman"])
@@ -385,31 +466,46 @@ methods.pivot_table(index=["split", "target"], columns="quantity", values="value
 # ## Where the score comes from
 #
 # A linear score of a mean is the mean of linear scores, so each tile has a score, and the mean of the map *is* the prediction of a case with one slide.
+# Arms on quantiles or kernels of means score no tile; the map is then the plain ridge's.
 # That is arithmetic, not localisation: the model was only ever asked about whole tumours, single tiles lie far outside what it was fitted on, and their scores spread accordingly.
 # Chapter 08 asks which maps deserve trust.
 
 # %%
 from helpers.models.inputs import locate_tiles
-from helpers.models.linear import predict_tile_scores
+from helpers.models.tile_scores import find_decisive_tiles, has_tile_scores, score_tiles
 
 ranked = rows.sort_values("y_pred", ascending=False)["case_id"]
 chosen = spec.map_slide or present.set_index("case_id").loc[ranked, "slide_id"].iloc[0]
-bag = read_features(present.set_index("slide_id")["features_file"][chosen])
-located = locate_tiles(bag) if spec.aggregation == "mean" else None
-print(f"slide {chosen}, aggregation {spec.aggregation}, coordinates {has[bag.coords_l0 is not None]}: {'a' if located else 'no'} map")
+bag = read_slide(present.set_index("slide_id")["features_file"][chosen], chosen)
+known = fits[0] | more_fits[0]
+map_arm = next((name for name in (spec.arm, "ridge") if name in known and has_tile_scores(known[name], bag.features)), None)
+located = locate_tiles(bag) if map_arm else None
+print(f"slide {chosen}, coordinates {has[bag.coords_l0 is not None]}: {f'a map by the {map_arm} arm' if located else 'no map'}")
+
+# %% [markdown]
+# And *which* tiles is a high call based on? Take the highest tiles away, one after the other, until the rest of the slide is no longer above the cut-off:
+# those taken are what the call needed (after WEEP). The cut-off is the median of the development cases' out-of-fold predictions by the same arm.
 
 # %%
 if located:
-    kept = select_tiles(bag, **filters)
-    scores = predict_tile_scores(models[0], bag.features[kept], target=measured.columns.get_loc(spec.primary_target))
+    kept = select_tiles(bag, **filters) & (keep(chosen, bag) if keep else True)
+    columns = list(measured.columns) if map_arm == spec.arm else list(spec.targets)
+    scores = score_tiles(known[map_arm], bag.features[kept])[:, columns.index(spec.primary_target)]
+    same = (compared["arm"] == map_arm) & (compared["target"] == spec.primary_target) & (compared["repeat"] == 0)
+    cutoff = compared.loc[same & (compared["split"] == "development"), "y_pred"].median()
+    decisive = find_decisive_tiles(scores, cutoff=cutoff)
     coords_um, label = located.coords_um[kept], f"tile score, {figures.name_target(spec.primary_target)}{unit}"
     fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
     if located.size_um and run.has_upstream("01"):
         figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{chosen}.jpg", ax=axes[0], size_um=located.size_um)
-    figures.plot_tile_map(coords_um, scores, ax=axes[1], tile_um=located.tile_um, label=label, size_um=located.size_um)
+    figures.plot_tile_map(
+        coords_um, scores, ax=axes[1], tile_um=located.tile_um, label=label, size_um=located.size_um, marked=decisive
+    )
     axes[0].set_title(chosen)
-    axes[1].set_title(f"{kept.sum()} tiles, mean {scores.mean():.2f}")
-    run.save_figure(fig, "tile_map", table=pd.DataFrame(coords_um, columns=["x_um", "y_um"]).assign(score=scores))
+    axes[1].set_title(f"{kept.sum()} tiles, mean {scores.mean():.2f}; outlined: {decisive.sum()} decide")
+    scored = pd.DataFrame(coords_um, columns=["x_um", "y_um"]).assign(score=scores, decisive=decisive)
+    run.save_figure(fig, "tile_map", table=scored)
+    print(f"{decisive.sum()} of {len(scores)} tiles ({decisive.mean():.0%}) carry the call above {cutoff:.2f}")
 
 # %% [markdown]
 # ## Write, and answer for it
@@ -420,13 +516,15 @@ if located:
 # %%
 from helpers.cohort.published import read_published
 from helpers.stats.prediction_scores import (
+    build_arm_rows,
     build_confounding_rows,
     build_control_rows,
     build_null_rows,
     build_performance_rows,
 )
 
-paths.write_table(predictions, run.path("predictions.parquet"))
+everything = pd.concat([predictions, further], ignore_index=True)
+paths.write_table(everything, run.path("predictions.parquet"))
 medians = declared[declared["split"] == "development"].groupby("target")[["y_pred", "y_true"]].median()
 thresholds = medians["y_pred"].to_dict() | {f"{name}_rna": value for name, value in medians["y_true"].items()}
 paths.write_json(thresholds, run.path("thresholds.json"))
@@ -440,6 +538,7 @@ ceiling = {name: pair["spearman"] for name, pair in paths.read_json(truth)["ceil
 published = read_published(profile=run.profile_dir.name, chapter="03")
 board = build_performance_rows(performance, arm=spec.arm, targets=spec.targets, published=published, ceiling=ceiling)
 board += build_control_rows(performance, arm=spec.arm, targets=spec.targets, planted=planted)
+board += build_arm_rows(comparison, arm=spec.arm, reference="ridge")
 board += build_null_rows(nulls) + build_confounding_rows(panel, target=spec.primary_target)
 for row in board:
     run.score(**row)
@@ -450,7 +549,7 @@ board[board["id"].str.contains("/spearman|ratio|permutation")].round(3).style.hi
 
 # %% tags=["checks"]
 read_back = pd.read_parquet(run.dir / "predictions.parquet")
-assert len(read_back) == len(predictions), "predictions were lost on the way to disk"
+assert len(read_back) == len(everything), "predictions were lost on the way to disk"
 reported = shown[(shown["target"] == spec.primary_target) & (shown["split"] == "development")].set_index("quantity")["value"]
 again = compute_spearman_columns(oof[["y_true"]].to_numpy(), oof[["y_pred"]].to_numpy())[0]
 assert abs(again - reported["spearman"]) < 1e-9, "the table and the predictions disagree"
@@ -462,13 +561,13 @@ if spec.score_method == "mean_log2":
 run.finish()
 
 # %% [markdown]
-# **What we found.** How well a plain linear model reads proliferation from the slide, on sites that it never saw, and how much of that a label would have told us.
+# **What we found.** How well a model with a linear head reads proliferation from the slide, on sites that it never saw, and how much of that a label would have told us.
 # On the phantom the answer stands beside the ceiling that the assay's noise allows; on a real cohort beside a baseline on the same files and the published numbers of another cohort.
 #
-# **What would change it.** Another encoder, another aggregation, another tile filter: all three are parameters.
+# **What would change it.** Another encoder, another aggregation, another arm, another tile or tumour filter: all are parameters.
 # A random instead of a site-preserved split would raise the number and lower its worth.
 # RNA and slide come from different pieces of a tumour, which no model can undo.
 #
 # **Next.** Chapter 04 asks what the predicted score says about recurrence, with the RNA-measured one beside it.
 #
-# **References.** Ekholm et al. 2024, doi 10.1186/s12885-024-13248-9 · Nielsen et al. 2010, doi 10.1158/1078-0432.CCR-10-1282 (the eleven genes) · Howard et al. 2021, doi 10.1038/s41467-021-24698-1 (sites in TCGA) · Ojala and Garriga 2010, J Mach Learn Res 11:1833 (permutation with refitting) · Nadeau and Bengio 2003, doi 10.1023/A:1024068626366 · Veta et al. 2019, doi 10.1016/j.media.2019.02.012 (TUPAC16).
+# **References.** Ekholm et al. 2024, doi 10.1186/s12885-024-13248-9 · Nielsen et al. 2010, doi 10.1158/1078-0432.CCR-10-1282 (the eleven genes) · Howard et al. 2021, doi 10.1038/s41467-021-24698-1 (sites in TCGA) · Ojala and Garriga 2010, J Mach Learn Res 11:1833 (permutation with refitting) · Nadeau and Bengio 2003, doi 10.1023/A:1024068626366 · Sharma et al. 2024, arXiv 2403.15238 (WEEP) · Veta et al. 2019, doi 10.1016/j.media.2019.02.012 (TUPAC16).

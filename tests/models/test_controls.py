@@ -65,7 +65,7 @@ def make_study() -> tuple[pd.DataFrame, pd.Series, pd.Series, pd.Series, RidgeFo
 def test_nulls_of_a_study_lie_below_what_is_there_on_every_split() -> None:
     features, target, site, split, folds = make_study()
     nulls = compute_study_nulls(
-        folds, features, target, split=split, groups=site, n_permutations=199, rng=np.random.default_rng(1)
+        folds, target, split=split, groups=site, n_permutations=199, rng=np.random.default_rng(1)
     )
     assert {name: len(values) for name, values in nulls.items()} == {"development": 199, "external": 199}
     assert all(np.quantile(values, 0.99) < 0.6 for values in nulls.values())

@@ -394,6 +394,13 @@ class SurvivalSpec(AnalysisPlan):
         return self
 
 
+ArmName = Literal[
+    "ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "svr_linear", "svr_gaussian", "mean_mil",
+    "attention_mil", "attention_mil_plain", "average", "ensemble", "ensemble_all",
+]  # fmt: skip
+"""Models of chapter 03; `helpers.models.arms.list_arms` holds their recipes."""
+
+
 class ProliferationSpec(Spec):
     """Chapter 03: which scores are predicted from which features, and how the prediction is judged."""
 
@@ -409,15 +416,33 @@ class ProliferationSpec(Spec):
     other_methods: tuple[Literal["mean_log2", "mean_zscore", "pam50"], ...] = Field(
         ("mean_zscore", "pam50"), description="further score methods, reported beside the declared one"
     )
-    encoder: str = Field("stain_texture", description="features of chapter 02 that the declared arm reads")
+    encoder: str = Field(
+        "stain_texture", min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders"
+    )
     features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
     min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
     min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
     max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
     max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
     max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
-    aggregation: Literal["mean", "median", "p75", "mean_sd"] = Field("mean", description="of a case's tile features")
-    arm: Literal["ridge"] = Field("ridge", description="declared model; the controls are fitted beside it")
+    tumour_filter: Literal["none", "polygon", "model"] = Field(
+        "none", description="read all tiles, those inside drawn tumour, or those a tile classifier calls tumour"
+    )
+    tumour_dir: Optional[PathStr] = Field(
+        None, description="folder of <slide_id>.geojson that outline tumour, px of level 0; the model learns from it"
+    )
+    tumour_classes: tuple[str, ...] = Field(("Tumor",), min_length=1, description="classes of outlines that are tumour")
+    min_tumour_probability: float = Field(0.5, gt=0.0, lt=1.0, description="of the model, for a tile to be read")
+    aggregation: Literal["mean", "median", "p75", "mean_sd", "moments"] = Field(
+        "mean", description="of a case's tile features, for the arm 'ridge'; other arms bring their own"
+    )
+    arm: Literal["ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "average", "ensemble"] = Field(
+        "ridge", description="declared model, refitted under the null; the controls stand beside it"
+    )
+    arms: tuple[ArmName, ...] = Field(
+        ("ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "average", "ensemble"),
+        description="models compared, ridge first; svr_*, *_mil and ensemble_all take minutes on hundreds of cases",
+    )
     control_encoder: Optional[str] = Field("mean_colour", description="features of the colour control; null: none")
     clinical_columns: tuple[str, ...] = Field(
         ("age_years", "stage", "tumour_size_mm", "nodes_positive", "grade", "histology", "er", "pr", "her2"),
@@ -435,6 +460,19 @@ class ProliferationSpec(Spec):
     def _check_primary(self) -> Self:
         if self.primary_target not in self.targets:
             msg = f"primary_target '{self.primary_target}' is not among targets {list(self.targets)}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        if len(set(self.arms)) < len(self.arms):
+            msg = f"arms {list(self.arms)} name one twice"
+            raise ValueError(msg)
+        if self.arms and "ridge" not in self.arms:
+            msg = f"arms {list(self.arms)} lack 'ridge', the one that all are compared with; add it, or give none"
+            raise ValueError(msg)
+        if (self.tumour_filter != "none") != (self.tumour_dir is not None):
+            msg = f"tumour_filter '{self.tumour_filter}' with tumour_dir {self.tumour_dir!r}: give both or neither"
             raise ValueError(msg)
         return self
 

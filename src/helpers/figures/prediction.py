@@ -150,6 +150,96 @@ def _write_beside(ax: "Axes", y: float, n: str, text: str, *, weight: str = "nor
         )  # fmt: skip
 
 
+ARM_LABELS = {
+    "ridge": "Ridge, mean", "ridge_moments": "Ridge, moments", "ridge_fourier": "Ridge, Fourier features",
+    "ridge_kernel": "Kernel ridge", "pls": "PLS", "svr_linear": "SVR, linear", "svr_gaussian": "SVR, Gaussian",
+    "mean_mil": "Mean MIL", "attention_mil": "Attention MIL", "attention_mil_plain": "Attention MIL, not anchored",
+    "average": "Average of linear arms", "ensemble": "Ensemble of linear arms", "ensemble_all": "Ensemble of all arms",
+}  # fmt: skip
+
+
+def plot_arm_differences(
+    comparison: "pd.DataFrame", *, ax: "Axes", reference: str, declared: str, title: str = ""
+) -> "Axes":
+    """Draw the paired difference of every arm from the reference, with its interval and the correlations beside it.
+
+    Parameters
+    ----------
+    comparison : DataFrame
+        From `compare_arms`, one target; drawn in its order.
+    ax : Axes
+    reference, declared : str
+        Arms; the declared one is drawn as a diamond.
+    title : str
+
+    Returns
+    -------
+    Axes
+    """
+    for y, row in enumerate(comparison.itertuples()):
+        strong = row.arm == declared
+        colour = BLACK if strong else BLUE
+        if row.ci_low == row.ci_low:
+            ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, lw=1.8 if strong else 1.1, gid="interval")
+        hollow = {"mfc": "white"} if row.arm == reference else {}
+        ax.plot(row.difference, y, marker="D" if strong else "o", ms=4.5, color=colour, ls="", gid="estimate", **hollow)
+        spread = f"{row.pooled:.3f} ({row.pooled_low:.3f} to {row.pooled_high:.3f})"
+        _write_column(ax, y, spread)
+    _write_column(ax, -1.0, "pooled ρ (partitions)", weight="bold")
+    ax.axvline(0, color=GREY, lw=0.7, ls=":")
+    ax.set_yticks(range(len(comparison)), [ARM_LABELS.get(arm, arm.replace("_", " ")) for arm in comparison["arm"]])
+    for tick, arm in zip(ax.get_yticklabels(), comparison["arm"], strict=True):
+        tick.set_fontweight("bold" if arm == declared else "normal")
+    ax.set_ylim(len(comparison) - 0.4, -0.6)
+    ax.set_xlabel(f"Δρ against {ARM_LABELS.get(reference, reference).lower()}, same folds (95 % CI)")
+    ax.set_title(title)
+    return ax
+
+
+def _write_column(ax: "Axes", y: float, text: str, *, weight: str = "normal") -> None:
+    ax.annotate(
+        text, (1.0, y), xytext=(5, 0), xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center",
+        fontsize=6, weight=weight, annotation_clip=False,
+    )  # fmt: skip
+
+
+def plot_calibration(
+    bins: "pd.DataFrame", summary: "pd.DataFrame", *, ax: "Axes", split: str, label: str = "score"
+) -> "Axes":
+    """Draw the mean measured value of groups of cases with like predictions, with the line of perfect calibration.
+
+    Parameters
+    ----------
+    bins, summary : DataFrame
+        From `compute_calibration`.
+    ax : Axes
+    split : str
+        Sets colour and title.
+    label : str
+        What is predicted, with its unit.
+
+    Returns
+    -------
+    Axes
+    """
+    colour = PALETTES["split"][split]
+    ax.vlines(bins["predicted"], bins["low"], bins["high"], color=colour, lw=1.1)
+    ax.plot(bins["predicted"], bins["measured"], marker="o", ms=4, color=colour, ls="", gid="bins")
+    low = min(bins["predicted"].min(), bins["low"].min())
+    high = max(bins["predicted"].max(), bins["high"].max())
+    pad = 0.05 * (high - low)
+    ends = (low - pad, high + pad)
+    ax.plot(ends, ends, color=GREY, lw=0.7, ls="--", zorder=0, gid="identity")
+    ax.set(xlim=ends, ylim=ends, aspect="equal")
+    ax.set_xlabel(f"predicted {label}")
+    ax.set_ylabel(f"mean measured {label}")
+    ax.set_title(f"{SPLIT_LABELS[split]}, n = {bins['n'].sum()}")
+    rows = summary.set_index("quantity")
+    words = f"slope {_write_interval(rows.loc['slope'])}\nmean error {_write_interval(rows.loc['mean_error'])}"
+    ax.text(0.02, 0.99, words, transform=ax.transAxes, va="top", fontsize=6, linespacing=1.35)
+    return ax
+
+
 def plot_permutation_null(
     null: np.ndarray, *, ax: "Axes", observed: float, q99: float, title: str = "", xlabel: str = "Spearman ρ"
 ) -> "Axes":
@@ -339,6 +429,7 @@ def plot_tile_map(
     label: str = "predicted score",
     size_um: Sequence[float] | None = None,
     limits: tuple[float, float] | None = None,
+    marked: np.ndarray | None = None,
 ) -> "Axes":
     """Draw tile scores where they lie on the slide, with a scale bar.
 
@@ -356,6 +447,8 @@ def plot_tile_map(
         Width and height of the slide; default: to the last tile.
     limits : tuple of float, optional
         Scores at the ends of the colour scale; default: 2nd and 98th percentile.
+    marked : ndarray, (n_tiles,), bool, optional
+        Tiles to outline.
 
     Returns
     -------
@@ -369,6 +462,9 @@ def plot_tile_map(
     squares.set_clim(*(limits or np.quantile(scores, [0.02, 0.98])))
     squares.set_gid("tiles")
     ax.add_collection(squares)
+    if marked is not None:
+        outlined = [Rectangle((x, y), tile_um, tile_um) for x, y in coords_um[marked]]
+        ax.add_collection(PatchCollection(outlined, facecolor="none", edgecolor=VERMILION, lw=0.9, gid="marked"))
     width, height = size_um or coords_um.max(0) + tile_um
     _finish_map(ax, width, height)
     ax.figure.colorbar(squares, ax=ax, fraction=0.04, pad=0.02).set_label(label)

@@ -281,8 +281,8 @@ class RidgeArm(Arm):
         trainers: list[RidgeTrainer | BlockRidgeTrainer] = []
         for descriptor in descriptors:
             pooled, x = isinstance(descriptor, PooledDescriptor), descriptor.describe(bags)
-            narrow = pooled and self.aggregation == "mean"  # the plain ridge of chapter 03, to the last digit
-            trainer = RidgeTrainer if narrow else BlockRidgeTrainer
+            refit = pooled and self.aggregation != "moments"  # few features: refitting the inner folds is cheap
+            trainer = RidgeTrainer if refit else BlockRidgeTrainer
             trainers.append(trainer(x, equal_scale=pooled, **options))
         return PreparedRidge(descriptors, trainers)
 
@@ -558,10 +558,13 @@ class EnsembleArm(Arm):
         Names in `ARMS`.
     max_rounds : int
         Members at most, repetitions counted; 0: all members with equal weights.
+    aggregation : str
+        Of the plain ridge among the members.
     """
 
     members: tuple[str, ...]
     max_rounds: int = 8
+    aggregation: str = "mean"
 
     def prepare(self, bags: Bags, *, groups: np.ndarray | None, rng: np.random.Generator) -> "PreparedEnsemble":
         """Prepare the members.
@@ -576,7 +579,8 @@ class EnsembleArm(Arm):
         -------
         PreparedEnsemble
         """
-        prepared = {name: find_arm(name).prepare(bags, groups=groups, rng=rng) for name in self.members}
+        known = list_arms(aggregation=self.aggregation)
+        prepared = {name: known[name].prepare(bags, groups=groups, rng=rng) for name in self.members}
         return PreparedEnsemble(self, prepared)
 
 
@@ -807,8 +811,13 @@ def _load_part(arrays: Arrays) -> LinearPart:
     return LinearPart(load_descriptor(unnest_arrays("descriptor", arrays)), model, arrays["columns"])
 
 
-def list_arms() -> dict[str, Arm]:
+def list_arms(*, aggregation: str = "mean") -> dict[str, Arm]:
     """Return every arm with its grid, by name.
+
+    Parameters
+    ----------
+    aggregation : str
+        Of the plain ridge.
 
     Returns
     -------
@@ -820,7 +829,7 @@ def list_arms() -> dict[str, Arm]:
     linear = ("ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls")
     machines = ("svr_linear", "svr_gaussian", "mean_mil", "attention_mil")
     return {
-        "ridge": RidgeArm(),
+        "ridge": RidgeArm(aggregation),
         "ridge_moments": RidgeArm("moments"),
         "ridge_fourier": RidgeArm("", fourier_factors=(0.5, 1.0, 2.0)),
         "ridge_kernel": RidgeArm("", gaussian_factors=(0.5, 1.0, 2.0)),
@@ -828,20 +837,22 @@ def list_arms() -> dict[str, Arm]:
         "svr_linear": SvrArm(),
         "svr_gaussian": SvrArm(gaussian_factors=(0.7, 1.4)),
         "mean_mil": MilArm(attention=False),
-        "attention_mil": MilArm(attention=True),
+        "attention_mil": MilArm(attention=True, n_seeds=3),
         "attention_mil_plain": MilArm(attention=True, anchored=False),
-        "average": EnsembleArm(linear, max_rounds=0),
-        "ensemble": EnsembleArm(linear),
-        "ensemble_all": EnsembleArm((*linear, *machines)),
+        "average": EnsembleArm(linear, max_rounds=0, aggregation=aggregation),
+        "ensemble": EnsembleArm(linear, aggregation=aggregation),
+        "ensemble_all": EnsembleArm((*linear, *machines), aggregation=aggregation),
     }
 
 
-def find_arm(name: str) -> Arm:
+def find_arm(name: str, *, aggregation: str = "mean") -> Arm:
     """Return an arm by name.
 
     Parameters
     ----------
     name : str
+    aggregation : str
+        Of the plain ridge.
 
     Returns
     -------
@@ -852,7 +863,7 @@ def find_arm(name: str) -> Arm:
     ModelError
         When there is none of that name.
     """
-    arms = list_arms()
+    arms = list_arms(aggregation=aggregation)
     if name not in arms:
         msg = f"ModelError: there is no arm '{name}'; there are {', '.join(arms)}. Name one of them."
         raise ModelError(msg)

@@ -1,12 +1,12 @@
 """Controls that stand beside every result: clinical data alone, exchanged features, permuted targets."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from helpers.core.errors import ModelError
-from helpers.models.linear import RidgeFolds, predict_by_ensemble
 from helpers.stats.correlation import compute_spearman_columns
 from helpers.stats.resampling import compare_with_null, permute_within
 
@@ -81,9 +81,26 @@ def permute_features(features: pd.DataFrame, groups: pd.Series, *, rng: np.rando
     return pd.DataFrame(features.to_numpy()[order], index=features.index, columns=features.columns)
 
 
+class Refittable(Protocol):
+    """All folds of one repeat, ready to be refitted: `RidgeFolds` or `ArmFolds`."""
+
+    cases: pd.Index
+
+    def fit(self, labels: np.ndarray) -> Any:
+        """Refit every fold on labels (n_cases, k)."""
+        ...
+
+    def predict_held_out(self, models: Any) -> np.ndarray:
+        """Predict each case by the model that did not see it, (n_cases, k)."""
+        ...
+
+    def predict_outside(self, models: Any, cases: pd.Index) -> np.ndarray:
+        """Predict cases outside all folds by the mean of all models."""
+        ...
+
+
 def compute_study_nulls(
-    folds: RidgeFolds,
-    features: pd.DataFrame,
+    folds: Refittable,
     measured: pd.Series,
     *,
     split: pd.Series,
@@ -95,10 +112,8 @@ def compute_study_nulls(
 
     Parameters
     ----------
-    folds : RidgeFolds
+    folds : RidgeFolds or ArmFolds
         One repeat.
-    features : DataFrame, (n_cases, d)
-        Of all cases, frozen ones too.
     measured : Series
         The target by `case_id`.
     split : Series
@@ -113,7 +128,7 @@ def compute_study_nulls(
     dict of str to ndarray, (n_permutations,)
         Spearman correlations by split.
     """
-    frozen = features.index[features.index.isin(split.index[split != "development"])]
+    frozen = split.index[split != "development"]
     cases = folds.cases.append(frozen)
     order = permute_within(groups.loc[cases].to_numpy(), n_permutations=n_permutations, rng=rng)
     labels = measured.loc[cases].to_numpy(float)[order].T  # (n_cases, n_permutations)
@@ -121,7 +136,7 @@ def compute_study_nulls(
     models = folds.fit(labels[:n_development])
     predicted = folds.predict_held_out(models)
     if len(frozen):
-        predicted = np.vstack([predicted, predict_by_ensemble(models, features.loc[frozen].to_numpy(float))])
+        predicted = np.vstack([predicted, folds.predict_outside(models, frozen)])
     where = split.loc[cases].to_numpy()
     return {
         name: compute_spearman_columns(labels[where == name], predicted[where == name]) for name in pd.unique(where)

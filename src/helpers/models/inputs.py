@@ -1,7 +1,7 @@
 """What a model of chapter 03 reads: feature files, the tiles that pass, and the targets."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ def find_feature_files(
     features_dir : str or Path, optional
         Folder of `<slide_id>.h5` or `.pt` files that somebody else wrote; it wins over everything.
     encoder_dir : Path, optional
-        Folder of chapter 02 for one encoder; read where neither of the others is given.
+        Folder of chapter 02 for one encoder, or for several that are to be joined, 'a+b'; read where neither of the
+        others is given.
 
     Returns
     -------
     DataFrame
-        slide_id, case_id, features_file (None where there is none), origin (features_dir, cohort, chapter 02).
+        slide_id, case_id, features_file (None where there is none; a tuple where encoders are joined), origin
+        (features_dir, cohort, chapter 02).
 
     Raises
     ------
@@ -45,9 +47,11 @@ def find_feature_files(
     stored = slides["features_path"] if "features_path" in slides else pd.Series(None, index=slides.index, dtype=object)
     folder = paths.resolve(features_dir) if features_dir is not None else encoder_dir
     if features_dir is None and stored.notna().any():
-        files, origin = [None if pd.isna(name) else paths.resolve(name) for name in stored], "cohort"
+        files: list[Any] = [None if pd.isna(name) else paths.resolve(name) for name in stored]
+        origin = "cohort"
     elif folder is not None:
-        files = [_find_file(folder, slide_id) for slide_id in slides["slide_id"]]
+        folders = [folder] if features_dir is not None else [folder.with_name(name) for name in folder.name.split("+")]
+        files = [_find_files(folders, slide_id) for slide_id in slides["slide_id"]]
         origin = "chapter 02" if features_dir is None else "features_dir"
     else:
         msg = "FeatureError: the slides name no stored features, and neither features_dir nor chapter 02 is given."
@@ -60,6 +64,13 @@ def find_feature_files(
         raise FeatureError(msg)
     found = slides[["slide_id", "case_id"]].reset_index(drop=True)
     return found.assign(features_file=pd.Series(files, dtype=object), origin=origin)
+
+
+def _find_files(folders: Sequence[Path], slide_id: str) -> Path | tuple[Path, ...] | None:
+    found = [_find_file(folder, slide_id) for folder in folders]
+    if len(found) == 1:
+        return found[0]
+    return None if None in found else tuple(path for path in found if path is not None)
 
 
 def _find_file(folder: Path, slide_id: str) -> Path | None:
@@ -128,13 +139,19 @@ def select_tiles(
     return passed.to_numpy(bool)
 
 
-def make_reader(files: pd.DataFrame, **filters: Any) -> ReadTiles:
+KeepTiles = Callable[[str, FeatureBag], np.ndarray]
+"""A slide id and its tiles to which of them to keep, (n_tiles,), bool."""
+
+
+def make_reader(files: pd.DataFrame, *, keep: KeepTiles | None = None, **filters: Any) -> ReadTiles:
     """Return the function that reads the tiles of a slide that pass the filters.
 
     Parameters
     ----------
     files : DataFrame
         slide_id, features_file, from `find_feature_files`.
+    keep : callable, optional
+        A further filter, such as `helpers.models.tumour.make_tumour_filter` returns.
     **filters : Any
         Options of `select_tiles`.
 
@@ -151,10 +168,47 @@ def make_reader(files: pd.DataFrame, **filters: Any) -> ReadTiles:
     located = files.dropna(subset="features_file").set_index("slide_id")["features_file"]
 
     def read_tiles(slide_id: str) -> np.ndarray:
-        bag = read_features(located[slide_id])
-        return bag.features[select_tiles(bag, **filters)]
+        bag = read_slide(located[slide_id], slide_id)
+        chosen = select_tiles(bag, **filters)
+        return bag.features[chosen if keep is None else chosen & keep(slide_id, bag)]
 
     return read_tiles
+
+
+def read_slide(files: Path | Sequence[Path], slide_id: str) -> FeatureBag:
+    """Read the features of a slide; those of several encoders are joined tile by tile.
+
+    Parameters
+    ----------
+    files : Path or sequence of Path
+        One file per encoder, of the same tiles.
+    slide_id : str
+        For messages.
+
+    Returns
+    -------
+    FeatureBag
+        Of the first file, with all features side by side.
+
+    Raises
+    ------
+    FeatureError
+        When the encoders saw different tiles.
+    """
+    if isinstance(files, Path):
+        return read_features(files)
+    bags = [read_features(path) for path in files]
+    for path, bag in zip(files, bags, strict=True):
+        same = len(bag.features) == len(bags[0].features)
+        if same and bag.coords_l0 is not None and bags[0].coords_l0 is not None:
+            same = np.array_equal(bag.coords_l0, bags[0].coords_l0)
+        if not same:
+            msg = (
+                f"FeatureError: slide '{slide_id}' has {len(bags[0].features)} tiles in '{files[0].parent.name}' and "
+                f"{len(bag.features)} in '{path.parent.name}', or in other places. Extract both from the same tiles."
+            )
+            raise FeatureError(msg)
+    return replace(bags[0], features=np.concatenate([bag.features for bag in bags], axis=1))
 
 
 @dataclass(frozen=True)

@@ -426,6 +426,7 @@ class RidgeFolds:
     ) -> None:  # fmt: skip
         folds = splits[(splits["fold"] >= 0) & splits["case_id"].isin(features.index)]
         self.cases = pd.Index(features.index[features.index.isin(folds["case_id"])])
+        self.table = features
         self.features = features.loc[self.cases].to_numpy(float)
         self.names = sorted(folds["fold"].unique())
         roles = folds.pivot(index="case_id", columns="fold", values="role").loc[self.cases]
@@ -468,6 +469,21 @@ class RidgeFolds:
         for model, test in zip(models, self.test, strict=True):
             predicted[test] = model.predict(self.features[test])
         return predicted
+
+    def predict_outside(self, models: Sequence[LinearModel], cases: pd.Index) -> np.ndarray:
+        """Predict cases outside all folds by the mean of all models.
+
+        Parameters
+        ----------
+        models : sequence of LinearModel
+        cases : Index
+            Of the table given.
+
+        Returns
+        -------
+        ndarray, (n_cases, k)
+        """
+        return predict_by_ensemble(models, self.table.loc[cases].to_numpy(float))
 
     def refit(self, labels: np.ndarray) -> np.ndarray:
         """Refit every fold on labels and predict the held-out cases: what a permutation null asks for.

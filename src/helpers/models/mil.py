@@ -50,6 +50,8 @@ class MilArm(Arm):
         Of AdamW.
     max_epochs, patience : int
     cases_per_step, tiles_per_case : int
+    n_seeds : int
+        Nets per inner fold, which differ in their start and in what they draw.
     """
 
     attention: bool = True
@@ -63,6 +65,7 @@ class MilArm(Arm):
     patience: int = 8
     cases_per_step: int = 64
     tiles_per_case: int = 8
+    n_seeds: int = 1
     refits_many = False
 
     def prepare(self, bags: Bags, *, groups: np.ndarray | None, rng: np.random.Generator) -> "PreparedMil":
@@ -119,7 +122,7 @@ class PreparedMil:
     mean, rotation : ndarray
         From `fit_rotation`.
     folds : ndarray, (n,), int
-        Inner folds: net m trains on the others and stops by fold m.
+        Inner folds: net m trains on all folds but m modulo their number, and stops by that one.
     rng : numpy Generator
     """
 
@@ -132,7 +135,7 @@ class PreparedMil:
     rng: np.random.Generator
 
     def fit(self, labels: np.ndarray) -> "MilFit":
-        """Train one net per inner fold, all at once.
+        """Train the nets of all inner folds at once.
 
         Parameters
         ----------
@@ -154,9 +157,9 @@ class PreparedMil:
 
     def _fit_anchors(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ridge weights (n_nets, d, k) and offsets (n_nets, k) on raw features."""
-        n_nets, k = int(self.folds.max()) + 1, y.shape[1]
-        weights, offsets = np.zeros((n_nets, self.bags.width, k)), np.zeros((n_nets, k))
-        for m in range(n_nets):
+        n_folds, k = int(self.folds.max()) + 1, y.shape[1]
+        weights, offsets = np.zeros((n_folds, self.bags.width, k)), np.zeros((n_folds, k))
+        for m in range(n_folds):
             rows = self.folds != m
             if not self.arm.anchored:
                 offsets[m] = y[rows].mean(axis=0)
@@ -165,10 +168,11 @@ class PreparedMil:
             model = fit_ridge(self.bags.take(rows).pool("mean"), y[rows], groups=groups)
             weights[m] = model.coefficients / model.scale[:, None]
             offsets[m] = model.intercept - model.mean @ weights[m]
-        return weights, offsets
+        return np.tile(weights, (self.arm.n_seeds, 1, 1)), np.tile(offsets, (self.arm.n_seeds, 1))
 
     def _draw_weights(self, y: np.ndarray) -> Arrays:
-        n_nets, p, h, k = int(self.folds.max()) + 1, self.rotation.shape[1], self.arm.hidden, y.shape[1]
+        n_nets = (int(self.folds.max()) + 1) * self.arm.n_seeds
+        p, h, k = self.rotation.shape[1], self.arm.hidden, y.shape[1]
         scale_out = 0.0 if self.arm.anchored else np.sqrt(1 / h)
         drawn = {
             "w1": self.rng.normal(size=(n_nets, p, h)) * np.sqrt(2 / p), "b1": np.zeros((n_nets, 1, h)),
@@ -318,7 +322,7 @@ class _Training:
         import torch
 
         self.arm, self.folds, self.start, self.y = prepared.arm, prepared.folds, start, y
-        self.n_nets = len(start.anchor_offsets)
+        self.n_nets, self.n_folds = len(start.anchor_offsets), int(self.folds.max()) + 1
         self.generator = torch.Generator().manual_seed(int(prepared.rng.integers(2**31)))
         self.inputs = torch.as_tensor((tiles - start.mean) @ start.rotation, dtype=torch.float32)
         anchored = tiles @ start.anchor_weights.astype(np.float32) + start.anchor_offsets[:, None]
@@ -327,7 +331,7 @@ class _Training:
         self.sizes = torch.as_tensor(prepared.bags.sizes)
         self.starts = torch.cumsum(self.sizes, 0) - self.sizes
         self.labels = torch.as_tensor(y, dtype=torch.float32)
-        self.train = [torch.as_tensor(np.flatnonzero(self.folds != m)) for m in range(self.n_nets)]
+        self.train = [torch.as_tensor(np.flatnonzero(self.folds != m % self.n_folds)) for m in range(self.n_nets)]
         self.net = {name: torch.tensor(value, requires_grad=True) for name, value in start.nets.items()}
 
     def run(self) -> tuple[Arrays, np.ndarray]:
@@ -395,15 +399,15 @@ class _Training:
         return scores, torch.bmm(torch.tanh(torch.bmm(hidden, self.net["v"])), self.net["u"])
 
     def predict_held_out(self) -> np.ndarray:
-        """Predict every training case by the net that did not train on it, (n, k)."""
+        """Predict every training case by the nets that did not train on it, (n, k)."""
         import torch
 
-        predicted = np.empty(self.y.shape)
+        predicted = np.zeros(self.y.shape)
         with torch.no_grad():
             for m in range(self.n_nets):
-                cases = np.flatnonzero(self.folds == m)
-                predicted[cases] = self._predict(m, torch.as_tensor(self.folds == m))
-        return predicted
+                held_out = self.folds == m % self.n_folds
+                predicted[held_out] += self._predict(m, torch.as_tensor(held_out))
+        return predicted / self.arm.n_seeds
 
     def _predict(self, m: int, held_out: "Tensor") -> Any:
         import torch

@@ -37,6 +37,8 @@ class Study:
         Site by `case_id`, for inner folds.
     seed : int
         Of arms that draw: the numbers depend on seed, repeat and fold alone, not on threads.
+    aggregation : str
+        Of the plain ridge.
     """
 
     bags: Bags
@@ -44,6 +46,12 @@ class Study:
     splits: pd.DataFrame
     groups: pd.Series
     seed: int
+    aggregation: str = "mean"
+
+    @property
+    def recipes(self) -> dict[str, Arm]:
+        """Every arm by name."""
+        return list_arms(aggregation=self.aggregation)
 
     @property
     def frozen(self) -> pd.DataFrame:
@@ -178,7 +186,7 @@ def fit_arms(study: Study, arms: Sequence[str], labels: np.ndarray, *, repeat: i
     dict of str to FittedArm
         Members too.
     """
-    known, fitted = list_arms(), {}
+    known, fitted = study.recipes, {}
     for name in list_recipes(arms):
         fitted[name] = study.prepare(known[name], repeat, fold).fit(labels)
     for name in arms:
@@ -262,7 +270,7 @@ class ArmFolds:
 
     def __init__(self, study: Study, arm: str, *, repeat: int = 0) -> None:
         check_arms([arm])
-        known = list_arms()
+        known = study.recipes
         slow = [name for name in list_recipes([arm]) if not known[name].refits_many]
         if slow:
             msg = (

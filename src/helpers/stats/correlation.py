@@ -246,3 +246,105 @@ def compute_bootstrap_spearman(
     counts = np.vstack([np.ones(len(y_true)), draw_bootstrap_counts(len(y_true), n_boot=n_boot, rng=rng)])
     values = _correlate(_rank_weighted(y_true, counts), _rank_weighted(y_pred, counts), counts)
     return float(values[0]), values[1:]
+
+
+def compute_foldwise_agreement(
+    y_true: np.ndarray,
+    y_pred: np.ndarray,
+    folds: np.ndarray,
+    *,
+    n_boot: int = 1000,
+    rng: np.random.Generator,
+    clusters: np.ndarray | None = None,
+    min_cases: int = 10,
+) -> pd.DataFrame:
+    """Measure the agreement inside every fold, and average over folds by their number of cases.
+
+    Resamples are of all cases (or whole sites) at once, so a fold may shrink or grow, as it would in another cohort.
+
+    Parameters
+    ----------
+    y_true, y_pred, folds : ndarray, (n_cases,)
+    n_boot : int
+    rng : numpy Generator
+    clusters : ndarray, (n_cases,), optional
+        With it, whole clusters are resampled.
+    min_cases : int
+        Folds below it, or in which a side is constant, are left out.
+
+    Returns
+    -------
+    DataFrame
+        quantity, value, ci_low, ci_high, n_folds; values are missing where no fold is large enough.
+    """
+    y_true, y_pred = check_pairs(y_true, y_pred)
+    counts = np.vstack(
+        [np.ones(len(y_true)), draw_bootstrap_counts(len(y_true), n_boot=n_boot, rng=rng, clusters=clusters)]
+    )
+    total, weight = {name: np.zeros(len(counts)) for name in QUANTITIES}, {name: np.zeros(len(counts)) for name in QUANTITIES}
+    n_folds = 0
+    for fold in np.unique(folds):
+        rows = folds == fold
+        if rows.sum() < min_cases or min(np.ptp(y_true[rows]), np.ptp(y_pred[rows])) == 0:
+            continue
+        n_folds += 1
+        inside = counts[:, rows]
+        drawn = np.flatnonzero((inside > 0).sum(axis=1) >= MIN_CASES)  # a fold may be left with nobody
+        for name, values in _compute_weighted(y_true[rows], y_pred[rows], inside[drawn]).items():
+            known = np.isfinite(values)
+            size = inside[drawn].sum(axis=1)[known]
+            total[name][drawn[known]] += values[known] * size
+            weight[name][drawn[known]] += size
+    means = {name: np.divide(total[name], weight[name], out=np.full(len(counts), np.nan), where=weight[name] > 0) for name in QUANTITIES}
+    intervals = [compute_percentile_interval(means[name][1:]) for name in QUANTITIES]
+    return pd.DataFrame({
+        "quantity": QUANTITIES, "value": [float(means[name][0]) for name in QUANTITIES],
+        "ci_low": [low for low, _ in intervals], "ci_high": [high for _, high in intervals], "n_folds": n_folds,
+    })  # fmt: skip
+
+
+def compute_calibration(
+    y_true: np.ndarray, y_pred: np.ndarray, *, n_boot: int = 1000, rng: np.random.Generator, n_bins: int = 10
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ask whether predicted values can be taken at their word.
+
+    Parameters
+    ----------
+    y_true, y_pred : ndarray, (n_cases,)
+    n_boot : int
+    rng : numpy Generator
+    n_bins : int
+        Of equal size, by prediction; fewer where there are less than 5 cases each.
+
+    Returns
+    -------
+    summary : DataFrame
+        quantity (slope: of the measured on the predicted value, 1 is ideal and below 1 predictions spread too far;
+        mean_error: mean of predicted minus measured, 0 is ideal), value, ci_low, ci_high, n.
+    bins : DataFrame
+        predicted, measured (means), low, high (95 % interval of the mean measured value), n.
+    """
+    y_true, y_pred = check_pairs(y_true, y_pred)
+    counts = np.vstack([np.ones(len(y_true)), draw_bootstrap_counts(len(y_true), n_boot=n_boot, rng=rng)])
+    n = counts.sum(1)
+    mean_true, mean_pred = counts @ y_true / n, counts @ y_pred / n
+    covariance = counts @ (y_true * y_pred) / n - mean_true * mean_pred
+    variance = counts @ y_pred**2 / n - mean_pred**2
+    found = {"slope": covariance / np.where(variance > 0, variance, np.nan), "mean_error": mean_pred - mean_true}
+    rows = []
+    for name, values in found.items():
+        low, high = compute_percentile_interval(values[1:])
+        rows.append({"quantity": name, "value": float(values[0]), "ci_low": low, "ci_high": high, "n": len(y_true)})
+    return pd.DataFrame(rows), _bin_calibration(y_true, y_pred, max(2, min(n_bins, len(y_true) // 5)))
+
+
+def _bin_calibration(y_true: np.ndarray, y_pred: np.ndarray, n_bins: int) -> pd.DataFrame:
+    from scipy.stats import t as student
+
+    rows = []
+    for inside in np.array_split(np.argsort(y_pred, kind="stable"), n_bins):
+        n, mean = len(inside), float(y_true[inside].mean())
+        half = float(student.ppf(0.975, n - 1) * y_true[inside].std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        predicted = float(y_pred[inside].mean())
+        rows.append({"predicted": predicted, "measured": mean, "low": mean - half, "high": mean + half, "n": n})
+    return pd.DataFrame(rows)

@@ -6,7 +6,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from helpers.stats.correlation import compute_agreement, compute_agreement_by, summarise_folds
+from helpers.stats.correlation import (
+    compute_agreement,
+    compute_agreement_by,
+    compute_foldwise_agreement,
+    summarise_folds,
+)
 
 MIN_CLUSTERS: Final = 5
 """Sites needed for a bootstrap over sites."""
@@ -91,6 +96,42 @@ def compute_repeats(predictions: pd.DataFrame, *, rng: np.random.Generator, min_
     folds = folds.rename(columns={"value": "fold_mean", "sd": "fold_sd"})
     kept = [*keys, "quantity", "fold_mean", "fold_sd", "n_folds"]
     return pooled[[*keys, "quantity", "pooled"]].merge(folds[kept], on=[*keys, "quantity"], how="left")
+
+
+def compute_foldwise_performance(
+    predictions: pd.DataFrame, *, site: pd.Series, repeat: int = 0, n_boot: int = 1000, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Measure every arm on every target as the mean of its folds, with case and site bootstraps.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        case_id, split, repeat, fold, target, arm, y_true, y_pred; only development rows of `repeat` are read.
+    site : Series
+        By `case_id`.
+    repeat : int
+    n_boot : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    DataFrame
+        target, arm, quantity, value, ci_low, ci_high, site_low, site_high, n_folds, n. The site interval is missing
+        where fewer than 5 sites are at hand.
+    """
+    tables = []
+    inner = predictions[(predictions["repeat"] == repeat) & (predictions["split"] == "development")]
+    for (target, arm), rows in inner.groupby(["target", "arm"]):
+        columns = (rows["y_true"].to_numpy(), rows["y_pred"].to_numpy(), rows["fold"].to_numpy())
+        table = compute_foldwise_agreement(*columns, n_boot=n_boot, rng=rng)
+        sites = site.loc[rows["case_id"]].astype(str).to_numpy()
+        table = table.assign(site_low=np.nan, site_high=np.nan, n=len(rows), target=target, arm=arm)
+        if len(set(sites)) >= MIN_CLUSTERS:
+            by_site = compute_foldwise_agreement(*columns, n_boot=n_boot, rng=rng, clusters=sites)
+            table[["site_low", "site_high"]] = by_site[["ci_low", "ci_high"]].to_numpy()
+        tables.append(table)
+    order = ["target", "arm", "quantity", "value", "ci_low", "ci_high", "site_low", "site_high", "n_folds", "n"]
+    return pd.concat(tables, ignore_index=True)[order]
 
 
 def build_performance_rows(
@@ -282,6 +323,39 @@ def build_confounding_rows(panel: pd.DataFrame, *, target: str) -> list[dict[str
             tested = found["p"] == found["p"]
             row |= {"kind": "control", "reference": found["null_q95"], "source": "95th percentile of the null"}
             rows.append(row | ({"holds": bool(found["value"] > found["null_q95"])} if tested else {}))
+    return rows
+
+
+NOT_WORSE: Final = -0.01
+"""The lower bound of the paired difference must not lie below it, for an arm to be called no worse than the ridge."""
+
+
+def build_arm_rows(comparison: pd.DataFrame, *, arm: str, reference: str) -> list[dict[str, Any]]:
+    """Turn the comparison of arms into scoreboard rows: paired differences beside 0, a verdict for the declared arm.
+
+    Parameters
+    ----------
+    comparison : DataFrame
+        From `compare_arms`.
+    arm : str
+        The declared arm.
+    reference : str
+
+    Returns
+    -------
+    list of dict
+        Arguments of `run.score`, ids `03/spearman_difference/<arm>_vs_<reference>/<target>/oof`.
+    """
+    rows = []
+    for found in comparison[comparison["arm"] != reference].to_dict("records"):
+        name = f"03/spearman_difference/{found['arm']}_vs_{reference}/{found['target']}/oof"
+        row = {"id": name, "quantity": "paired difference of spearman", "value": found["difference"]}
+        row |= {"ci_low": found["ci_low"], "ci_high": found["ci_high"], "n": found["n"], "reference": 0.0}
+        source = f"the {reference} arm on the same folds of {found['n_repeats']} partitions, Nadeau-Bengio interval"
+        row |= {"kind": "control", "source": source}
+        if found["arm"] == arm:
+            row["holds"] = bool(found["difference"] >= 0 and found["ci_low"] >= NOT_WORSE)
+        rows.append(row)
     return rows
 
 

@@ -1,0 +1,207 @@
+"""Which tiles are tumour: those inside outlines somebody drew, or those a small classifier of tiles calls so.
+
+The published system read tiles inside a cancer mask. Here the mask is a choice (`tumour_filter`), so that its worth can
+be measured. The classifier is a logistic regression on the same tile features, taught by outlines of development
+cases; it never sees a score. Where outlines exist for every slide, they can be used as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from helpers.core import paths
+from helpers.core.errors import FeatureError
+from helpers.features.store import FeatureBag
+from helpers.models.descriptors import guard_scale
+from helpers.models.inputs import KeepTiles, read_slide
+from helpers.slides.annotation import read_annotations
+
+MIN_TILES = 20
+"""Tiles inside and outside of outlines that the classifier needs."""
+
+
+@dataclass(frozen=True)
+class TumourModel:
+    """A logistic regression of "this tile is tumour" on its features.
+
+    Parameters
+    ----------
+    mean, scale, weights : ndarray, (d,)
+    intercept : float
+    n_slides : int
+        With outlines, learnt from.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    intercept: float
+    n_slides: int
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return the probability that each tile is tumour.
+
+        Parameters
+        ----------
+        features : ndarray, (n_tiles, d)
+
+        Returns
+        -------
+        ndarray, (n_tiles,)
+        """
+        from scipy.special import expit
+
+        return np.asarray(expit((features - self.mean) / self.scale @ self.weights + self.intercept), float)
+
+
+def find_outlines(folder: str | Path, slide_ids: Sequence[str]) -> dict[str, Path]:
+    """Find the outlines of slides.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of <slide_id>.geojson.
+    slide_ids : sequence of str
+
+    Returns
+    -------
+    dict of str to Path
+        Slides without a file are absent.
+
+    Raises
+    ------
+    FeatureError
+        When no slide has one.
+    """
+    place = paths.resolve(folder)
+    found = {name: place / f"{name}.geojson" for name in slide_ids if (place / f"{name}.geojson").is_file()}
+    if not found:
+        first = slide_ids[0] if len(slide_ids) else "slide_id"
+        msg = f"FeatureError: no outline of {len(slide_ids)} slides in '{place}', looked first for '{first}.geojson'."
+        raise FeatureError(msg)
+    return found
+
+
+def find_inside(bag: FeatureBag, outline: Path, *, slide_id: str, classes: Sequence[str]) -> np.ndarray:
+    """Say which tiles have their centre inside an outline.
+
+    Parameters
+    ----------
+    bag : FeatureBag
+    outline : Path
+    slide_id : str
+    classes : sequence of str
+
+    Returns
+    -------
+    ndarray, (n_tiles,), bool
+
+    Raises
+    ------
+    FeatureError
+        When the features carry no coordinates.
+    """
+    import shapely
+
+    if bag.coords_l0 is None or "patch_size_level0" not in bag.attributes:
+        msg = f"FeatureError: the features of slide '{slide_id}' state no place, so no outline can choose among them."
+        raise FeatureError(msg)
+    centres = bag.coords_l0 + float(bag.attributes["patch_size_level0"]) / 2
+    area = read_annotations(outline, slide_id=slide_id, classes=classes)
+    return np.asarray(shapely.contains_xy(area, centres[:, 0], centres[:, 1]), bool)
+
+
+def fit_tumour_model(
+    files: pd.DataFrame, outlines: Mapping[str, Path], *, classes: Sequence[str], cases: pd.Index
+) -> TumourModel:
+    """Learn what tumour looks like from outlined slides of given cases.
+
+    Parameters
+    ----------
+    files : DataFrame
+        slide_id, case_id, features_file.
+    outlines : mapping of str to Path
+    classes : sequence of str
+    cases : Index
+        Development cases; outlines of others are not read.
+
+    Returns
+    -------
+    TumourModel
+
+    Raises
+    ------
+    FeatureError
+        When there are too few tiles of either kind.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    usable = files[files["slide_id"].isin(list(outlines)) & files["case_id"].isin(cases)]
+    tiles, inside = [], []
+    for slide_id, path in zip(usable["slide_id"], usable["features_file"], strict=True):
+        bag = read_slide(path, slide_id)
+        tiles.append(np.asarray(bag.features, float))
+        inside.append(find_inside(bag, outlines[slide_id], slide_id=slide_id, classes=classes))
+    n_in, n_out = (int(sum((part == side).sum() for part in inside)) for side in (True, False))
+    if min(n_in, n_out) < MIN_TILES:
+        msg = (
+            f"FeatureError: {n_in} tiles inside and {n_out} outside the outlines of {len(usable)} development slides; "
+            f"the classifier needs {MIN_TILES} of each. Outline more slides, or set tumour_filter to none."
+        )
+        raise FeatureError(msg)
+    x, y = np.concatenate(tiles), np.concatenate(inside)
+    mean = x.mean(axis=0)
+    scale = guard_scale(x.std(axis=0), mean)
+    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000).fit((x - mean) / scale, y)
+    return TumourModel(mean, scale, model.coef_[0], float(model.intercept_[0]), len(usable))
+
+
+def make_tumour_filter(
+    files: pd.DataFrame, *, how: str, folder: str | Path | None, classes: Sequence[str], cases: pd.Index,
+    min_probability: float = 0.5,
+) -> KeepTiles | None:  # fmt: skip
+    """Return the filter that a spec asks for.
+
+    Parameters
+    ----------
+    files : DataFrame
+        slide_id, case_id, features_file.
+    how : str
+        none, polygon or model.
+    folder : str or Path, optional
+        Of outlines.
+    classes : sequence of str
+    cases : Index
+        Development cases, which the model may learn from.
+    min_probability : float
+
+    Returns
+    -------
+    callable or None
+        Slide id and bag to (n_tiles,), bool. With polygon, a slide without outline keeps no tile.
+
+    Raises
+    ------
+    FeatureError
+        When outlines are missing, or too few for the model.
+    """
+    if how == "none" or folder is None:
+        return None
+    outlines = find_outlines(folder, files["slide_id"].tolist())
+    model = fit_tumour_model(files, outlines, classes=classes, cases=cases) if how == "model" else None
+    known: dict[str, np.ndarray] = {}  # other encoders of the same tiles (controls) get the same choice
+
+    def keep_tumour(slide_id: str, bag: FeatureBag) -> np.ndarray:
+        if slide_id not in known:
+            if model is not None:
+                known[slide_id] = model.predict(bag.features) >= min_probability
+            elif slide_id in outlines:
+                known[slide_id] = find_inside(bag, outlines[slide_id], slide_id=slide_id, classes=classes)
+            else:
+                known[slide_id] = np.zeros(len(bag.features), bool)
+        return known[slide_id]
+
+    return keep_tumour
