@@ -74,7 +74,15 @@ import pandas as pd
 from helpers.cohort.genes import widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
-from helpers.models.inputs import find_feature_files, list_absent, make_measure, make_reader, read_groups, read_slide, select_tiles
+from helpers.models.inputs import (
+    find_feature_files,
+    list_absent,
+    make_measure,
+    make_reader,
+    read_groups,
+    read_slide,
+    select_tiles,
+)
 
 cohort = run.upstream("00")
 cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
@@ -324,7 +332,7 @@ comparison.round(3).style.hide(axis="index")
 
 # %%
 n_arms = comparison["arm"].nunique()
-fig, axes = new_figure(width_mm=183, height_mm=22 + 6 * n_arms, columns=len(spec.targets), wspace=1.3)
+fig, axes = new_figure(width_mm=130, height_mm=(20 + 5.5 * n_arms) * len(spec.targets), rows=len(spec.targets))
 for ax, target in zip(axes, spec.targets, strict=True):
     rows = comparison[comparison["target"] == target]
     figures.plot_arm_differences(rows, ax=ax, reference="ridge", declared=spec.arm, title=figures.name_target(target))

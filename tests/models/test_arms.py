@@ -52,7 +52,10 @@ def test_every_arm_learns_what_is_there_and_predicts_new_cases(name: str) -> Non
 def test_spread_of_tiles_is_seen_by_moments_and_fourier_features_not_by_means() -> None:
     bags, y, site = make_cohort(n=120)
     new, truth, _ = make_cohort(n=120, seed=18)
-    found = {name: np.corrcoef(fit(name, bags, y, site).predict(new)[:, 1], truth[:, 1])[0, 1] for name in ("ridge", "ridge_moments", "ridge_fourier")}
+    found = {
+        name: np.corrcoef(fit(name, bags, y, site).predict(new)[:, 1], truth[:, 1])[0, 1]
+        for name in ("ridge", "ridge_moments", "ridge_fourier")
+    }
     assert found["ridge"] < 0.4
     assert min(found["ridge_moments"], found["ridge_fourier"]) > 0.5
 
@@ -107,7 +110,10 @@ def test_order_and_number_of_equal_tiles_change_nothing() -> None:
     bags, y, site = make_cohort(n=40)
     fitted = fit("ensemble", bags, y, site)
     turned = [np.concatenate([bag[::-1], bag]) for bag in bags]
-    means = [find_arm(name).fit(bags, y, site, np.random.default_rng(5)) for name in ("ridge", "ridge_fourier", "attention_mil")]
+    means = [
+        find_arm(name).fit(bags, y, site, np.random.default_rng(5))
+        for name in ("ridge", "ridge_fourier", "attention_mil")
+    ]
     assert fitted.predict([bag[::-1] for bag in bags]) == pytest.approx(fitted.predict(bags), abs=1e-5)
     for arm in means:
         assert arm.predict(turned) == pytest.approx(arm.predict(bags), abs=1e-4)
@@ -190,7 +196,9 @@ class Told:
 def test_ensemble_takes_what_helps_and_leaves_what_does_not() -> None:
     rng = np.random.default_rng(9)
     y = rng.normal(size=(400, 1))
-    members = {name: Told(y + rng.normal(size=(400, 1))) for name in ("a", "b")} | {"noise": Told(rng.normal(size=(400, 1)))}
+    members = {name: Told(y + rng.normal(size=(400, 1))) for name in ("a", "b")} | {
+        "noise": Told(rng.normal(size=(400, 1)))
+    }
     chosen = combine_arms(members, y)
     assert chosen.weights[:, 0].sum() == pytest.approx(1)
     assert chosen.weights[2, 0] < 0.15

@@ -63,7 +63,7 @@ def make_study() -> tuple[pd.DataFrame, pd.Series, pd.Series, pd.Series, RidgeFo
 
 
 def test_nulls_of_a_study_lie_below_what_is_there_on_every_split() -> None:
-    features, target, site, split, folds = make_study()
+    _, target, site, split, folds = make_study()
     nulls = compute_study_nulls(
         folds, target, split=split, groups=site, n_permutations=199, rng=np.random.default_rng(1)
     )

@@ -9,6 +9,9 @@ from helpers.core.errors import StatsError
 from helpers.stats.correlation import (
     compute_agreement,
     compute_agreement_by,
+    compute_bootstrap_spearman,
+    compute_calibration,
+    compute_foldwise_agreement,
     compute_spearman_columns,
     summarise_folds,
 )
@@ -123,3 +126,54 @@ def test_a_fold_too_small_to_judge_is_listed_without_a_value() -> None:
 def test_what_has_no_agreement_says_why(y_true: list[float], y_pred: list[float], text: str) -> None:
     with pytest.raises(StatsError, match=text):
         compute_agreement(np.array(y_true), np.array(y_pred), rng=np.random.default_rng(0))
+
+
+def test_foldwise_agreement_is_the_mean_of_folds_by_their_cases_and_leaves_small_ones_out() -> None:
+    y, predicted = make_pairs()
+    folds = np.repeat([0, 1, 2], [30, 45, 5])
+    table = compute_foldwise_agreement(y, predicted, folds, n_boot=100, rng=np.random.default_rng(1), min_cases=10)
+    inside = [spearmanr(y[folds == fold], predicted[folds == fold]).statistic for fold in (0, 1)]
+    row = table.set_index("quantity").loc["spearman"]
+    assert row["value"] == pytest.approx(np.average(inside, weights=[30, 45]))
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    assert row["n_folds"] == 2
+
+
+def test_foldwise_interval_over_sites_is_wider_where_sites_differ() -> None:
+    rng = np.random.default_rng(4)
+    site = np.repeat(np.arange(12), 10)
+    strength = rng.choice([-1.0, 1.0], 12)[site]
+    y = rng.normal(size=120)
+    predicted = strength * y + 0.5 * rng.normal(size=120)
+    widths = {}
+    for name, clusters in (("case", None), ("site", site)):
+        table = compute_foldwise_agreement(
+            y, predicted, site % 3, n_boot=300, rng=np.random.default_rng(1), clusters=clusters
+        )
+        row = table.set_index("quantity").loc["spearman"]
+        widths[name] = row["ci_high"] - row["ci_low"]
+    assert widths["site"] > 1.5 * widths["case"]
+
+
+def test_calibration_finds_slope_and_bias_that_were_put_in() -> None:
+    rng = np.random.default_rng(2)
+    predicted = rng.normal(5, 1, 4000)
+    y = 1 + 0.5 * predicted + 0.3 * rng.normal(size=4000)
+    summary, bins = compute_calibration(y, predicted, n_boot=200, rng=rng, n_bins=8)
+    rows = summary.set_index("quantity")
+    assert rows.loc["slope", "value"] == pytest.approx(0.5, abs=0.02)
+    assert rows.loc["slope", "ci_low"] < 0.5 < rows.loc["slope", "ci_high"]
+    assert rows.loc["mean_error", "value"] == pytest.approx(1.5, abs=0.05)
+    assert bins["n"].tolist() == [500] * 8
+    assert bins["measured"].to_numpy() == pytest.approx(1 + 0.5 * bins["predicted"].to_numpy(), abs=0.06)
+    assert bins["predicted"].is_monotonic_increasing
+
+
+def test_bootstrap_of_spearman_equals_that_of_agreement() -> None:
+    y, predicted = make_pairs()
+    value, samples = compute_bootstrap_spearman(y, predicted, n_boot=200, rng=np.random.default_rng(5))
+    table = compute_agreement(y, predicted, n_boot=200, rng=np.random.default_rng(5)).set_index("quantity")
+    assert value == pytest.approx(table.loc["spearman", "value"])
+    assert np.quantile(samples, [0.025, 0.975]) == pytest.approx(
+        table.loc["spearman", ["ci_low", "ci_high"]].to_numpy(float)
+    )

@@ -21,11 +21,11 @@ from helpers.core.errors import PhantomError, RunError
 from helpers.core.provenance import compute_key, hash_helpers, list_versions
 from helpers.core.specs import CohortSpec, FeatureSpec, PhantomSpec, ProliferationSpec, SurvivalSpec, TilingSpec
 from helpers.features.extract import extract_cohort
-from helpers.features.store import read_features
+from helpers.models.bags import Bags, read_bags
 from helpers.models.controls import encode_clinical
-from helpers.models.inputs import find_feature_files, make_measure, select_tiles
-from helpers.models.linear import RidgeFolds, predict_by_ensemble, predict_study
-from helpers.models.pooling import pool_cases
+from helpers.models.inputs import find_feature_files, make_measure, make_reader, select_tiles
+from helpers.models.linear import predict_study
+from helpers.models.study import ArmFolds, Study, predict_arms
 from helpers.phantom.estimands import compute_cohort_estimand, find_estimand, interpolate_image_estimand
 from helpers.phantom.generate import generate_cohort
 from helpers.slides.tiling import tile_cohort
@@ -157,8 +157,12 @@ def build_cohort(specs: BookSpecs, estimands: dict[str, Any], *, folder: Path, w
     return include_cases(imported, specs.cohort)
 
 
-def describe_cases(specs: BookSpecs, raw: RawCohort, *, folder: Path, workers: int) -> dict[str, pd.DataFrame]:
-    """Tile the slides, extract the features and pool them per case, as chapters 01 to 03 do.
+CaseBags = tuple[Bags, pd.Index]
+"""The tiles of every case, and the cases."""
+
+
+def describe_cases(specs: BookSpecs, raw: RawCohort, *, folder: Path, workers: int) -> dict[str, CaseBags]:
+    """Tile the slides, extract the features and read them per case, as chapters 01 to 03 do.
 
     Parameters
     ----------
@@ -169,8 +173,8 @@ def describe_cases(specs: BookSpecs, raw: RawCohort, *, folder: Path, workers: i
 
     Returns
     -------
-    dict of str to DataFrame, (n_cases, d)
-        By encoder; index case_id.
+    dict of str to (Bags, Index)
+        By encoder, and for what chapter 03 reads, which may join several.
     """
     slides, first, second = list_slides(raw), folder / "01", folder / "02"
     tiles = tile_cohort(slides, specs.tiling, folder=first, ledger=first / "ledger.parquet", workers=workers)
@@ -179,8 +183,8 @@ def describe_cases(specs: BookSpecs, raw: RawCohort, *, folder: Path, workers: i
         tiled, specs.features, tiles_folder=first / "tiles", folder=second, ledger=second / "ledger.parquet",
         workers=workers,
     )  # fmt: skip
-    names = specs.features.encoders
-    return {name: pool_encoder(specs.proliferation, tiled, second / "features" / name) for name in names}
+    names = dict.fromkeys([*specs.features.encoders, specs.proliferation.encoder])
+    return {name: read_encoder(specs.proliferation, tiled, second / "features" / name) for name in names}
 
 
 def list_slides(raw: RawCohort) -> pd.DataFrame:
@@ -205,8 +209,8 @@ def list_slides(raw: RawCohort) -> pd.DataFrame:
     return raw.slides
 
 
-def pool_encoder(spec: ProliferationSpec, slides: pd.DataFrame, encoder_dir: Path) -> pd.DataFrame:
-    """Pool the tiles that pass chapter 03's filters, per case.
+def read_encoder(spec: ProliferationSpec, slides: pd.DataFrame, encoder_dir: Path) -> CaseBags:
+    """Read the tiles that pass chapter 03's filters, per case.
 
     Parameters
     ----------
@@ -217,21 +221,16 @@ def pool_encoder(spec: ProliferationSpec, slides: pd.DataFrame, encoder_dir: Pat
 
     Returns
     -------
-    DataFrame, (n_cases, d)
+    bags : Bags
+    cases : Index
     """
     filters = spec.model_dump(include=set(inspect.signature(select_tiles).parameters))
     files = find_feature_files(slides[["slide_id", "case_id"]], encoder_dir=encoder_dir)
-    located = files.set_index("slide_id")["features_file"]
-
-    def read_kept(slide_id: str) -> np.ndarray:
-        bag = read_features(located[slide_id])
-        return bag.features[select_tiles(bag, **filters)]
-
-    return pool_cases(files, read_kept, aggregation=spec.aggregation)
+    return read_bags(files, make_reader(files, **filters))
 
 
 def measure_predictions(
-    specs: BookSpecs, raw: RawCohort, features: dict[str, pd.DataFrame], estimands: dict[str, Any], *, folder: Path
+    specs: BookSpecs, raw: RawCohort, features: dict[str, CaseBags], estimands: dict[str, Any], *, folder: Path
 ) -> dict[str, float]:
     """Fit chapter 03's arms, judge them against the measured score and the latent, and carry out chapter 04's plan.
 
@@ -239,7 +238,7 @@ def measure_predictions(
     ----------
     specs : BookSpecs
     raw : RawCohort
-    features : dict of str to DataFrame
+    features : dict of str to (Bags, Index)
     estimands : dict
     folder : Path
 
@@ -250,15 +249,17 @@ def measure_predictions(
     spec, site = specs.proliferation, raw.cases.set_index("case_id")["site"]
     splits = plan_study(specs.cohort, raw.cases)
     measure = make_measure(widen_expression(raw.expression), targets=spec.targets, score_method=spec.score_method)
-    declared = features[spec.encoder]
-    clinical = encode_clinical(raw.cases, spec.clinical_columns).loc[declared.index]
-    arms = {spec.encoder: declared, "clinical_only": clinical}
-    arms |= {name: table for name, table in features.items() if name != spec.encoder}
-    predictions = {name: predict_study(x, measure, splits, arm=name, groups=site)[0] for name, x in arms.items()}
+    study = Study(*features[spec.encoder], splits, site, spec.seed, spec.aggregation)
+    controls = {"clinical_only": encode_clinical(raw.cases, spec.clinical_columns).loc[study.cases]}
+    for name in set(features) - {spec.encoder}:
+        bags, cases = features[name]
+        controls[name] = pd.DataFrame(bags.pool(spec.aggregation), index=cases)
+    predictions = {spec.encoder: predict_arms(study, measure, [spec.arm])[0]}
+    predictions |= {name: predict_study(x, measure, splits, arm=name, groups=site)[0] for name, x in controls.items()}
     truth = pd.read_csv(folder / "cohort" / "truth" / "cases_truth.csv").set_index("case_id")
     found = measure_agreement(predictions, truth["latent"], estimands, declared=spec.encoder)
-    first = RidgeFolds(declared, splits[splits["repeat"] == 0], groups=site)
-    found |= measure_nulls(first, declared, measure(first.cases), site, spec)
+    first = ArmFolds(study, spec.arm)
+    found |= measure_nulls(first, study.cases, measure(first.cases), site, spec)
     found |= measure_hazards(specs, raw.cases, predictions[spec.encoder], truth, estimands)
     return {name: round(float(value), 6) for name, value in found.items()}
 
@@ -320,16 +321,16 @@ def measure_agreement(
 
 
 def measure_nulls(
-    folds: RidgeFolds, features: pd.DataFrame, measured: pd.DataFrame, site: pd.Series, spec: ProliferationSpec
+    folds: ArmFolds, cases: pd.Index, measured: pd.DataFrame, site: pd.Series, spec: ProliferationSpec
 ) -> dict[str, float]:
     """Permute development labels within site, refit every fold, and place what was observed in that null.
 
     Parameters
     ----------
-    folds : RidgeFolds
+    folds : ArmFolds
         Of repeat 0.
-    features : DataFrame
-        Of all cases.
+    cases : Index
+        All cases with features.
     measured : DataFrame
         Targets of all cases.
     site : Series
@@ -342,13 +343,13 @@ def measure_nulls(
     """
     target, rng = spec.primary_target, np.random.default_rng(spec.seed)
     y = measured.loc[folds.cases, target].to_numpy(float)
-    outside = features.index.difference(folds.cases).intersection(measured.index)
-    y_outside, x_outside = measured.loc[outside, target].to_numpy(float), features.loc[outside].to_numpy(float)
+    outside = cases.difference(folds.cases).intersection(measured.index)
+    y_outside = measured.loc[outside, target].to_numpy(float)
     rows = permute_within(site.loc[folds.cases].to_numpy(), n_permutations=spec.n_permutations, rng=rng)
     labels = np.vstack([y, y[rows]]).T  # (n_cases, 1 + n_permutations); the first column is the truth
     models = folds.fit(labels)
     held_out = compute_spearman_columns(labels, folds.predict_held_out(models))
-    predicted = predict_by_ensemble(models, x_outside)
+    predicted = folds.predict_outside(models, outside)
     external = compute_spearman_columns(np.repeat(y_outside[:, None], labels.shape[1], axis=1), predicted)
     found: dict[str, float] = {}
     for name, values in (("oof", held_out), ("external", external)):

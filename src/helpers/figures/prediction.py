@@ -181,10 +181,10 @@ def plot_arm_differences(
         colour = BLACK if strong else BLUE
         if row.ci_low == row.ci_low:
             ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, lw=1.8 if strong else 1.1, gid="interval")
-        hollow = {"mfc": "white"} if row.arm == reference else {}
-        ax.plot(row.difference, y, marker="D" if strong else "o", ms=4.5, color=colour, ls="", gid="estimate", **hollow)
+        face = "white" if row.arm == reference else colour
+        ax.plot(row.difference, y, marker="D" if strong else "o", ms=4.5, color=colour, ls="", mfc=face, gid="estimate")
         spread = f"{row.pooled:.3f} ({row.pooled_low:.3f} to {row.pooled_high:.3f})"
-        _write_column(ax, y, spread)
+        _write_column(ax, y, spread.replace("-", "−"))
     _write_column(ax, -1.0, "pooled ρ (partitions)", weight="bold")
     ax.axvline(0, color=GREY, lw=0.7, ls=":")
     ax.set_yticks(range(len(comparison)), [ARM_LABELS.get(arm, arm.replace("_", " ")) for arm in comparison["arm"]])
@@ -228,7 +228,7 @@ def plot_calibration(
     low = min(bins["predicted"].min(), bins["low"].min())
     high = max(bins["predicted"].max(), bins["high"].max())
     pad = 0.05 * (high - low)
-    ends = (low - pad, high + pad)
+    ends = (low - pad, high + 5 * pad)  # room for the words
     ax.plot(ends, ends, color=GREY, lw=0.7, ls="--", zorder=0, gid="identity")
     ax.set(xlim=ends, ylim=ends, aspect="equal")
     ax.set_xlabel(f"predicted {label}")

@@ -1,9 +1,9 @@
 """Arms: models of one interface, so that any of them can be compared, averaged, refitted under a null, and saved.
 
-An arm is a recipe: `arm.fit(bags, y, groups, rng)` returns a fitted arm with `predict(bags)`, `score_tiles(tiles)` where
-a tile has a score, and `to_arrays()`, from which `load_arm` rebuilds it. Every choice an arm makes (penalty, width of a
-kernel, number of components, epoch, members) is made on inner folds of its training cases that keep sites whole. Its
-predictions over these inner folds, `inner`, are what an ensemble chooses by. A test case is no argument of any fit.
+An arm is a recipe: `arm.fit(bags, y, groups, rng)` returns a fitted arm with `predict(bags)`, `score_tiles(tiles)`
+where a tile has a score, and `to_arrays()`, from which `load_arm` rebuilds it. Every choice an arm makes (penalty,
+width of a kernel, number of components, epoch, members) is made on inner folds of its training cases that keep sites whole.
+Its predictions over these inner folds, `inner`, are what an ensemble chooses by. A test case is no argument of any fit.
 
 All grids stand here, in `ARMS`, and were written down before any of them met the real cohort.
 """
@@ -514,7 +514,9 @@ class PreparedSvr:
         inner, parts = np.full(labels.shape, np.nan), []
         for column in range(labels.shape[1]):
             y = labels[:, column]
-            trials = {(i, cost): self._predict_inner(i, cost, y) for i in range(len(self.kernels)) for cost in self.arm.costs}
+            trials = {
+                (i, cost): self._predict_inner(i, cost, y) for i in range(len(self.kernels)) for cost in self.arm.costs
+            }
             which, cost = min(trials, key=lambda key: float(((trials[key] - y) ** 2).sum()))
             inner[:, column] = trials[which, cost]
             dual, intercept = self._solve(self.kernels[which], y, cost)
@@ -798,8 +800,8 @@ def load_arm(arrays: Mapping[str, np.ndarray]) -> FittedArm:
         return LinearFit(parts, arrays["inner"])
     if kind == "ensemble":
         members = {str(name): load_arm(unnest_arrays(f"member_{name}", arrays)) for name in arrays["members"]}
-        names = ("weights", "centre", "scale", "slope", "intercept")
-        return EnsembleFit(members, *(arrays[name] for name in names), inner=arrays["inner"])
+        names = ("weights", "centre", "scale", "slope", "intercept", "inner")
+        return EnsembleFit(members=members, **{name: arrays[name] for name in names})
     if kind == "mil":
         return load_mil(arrays)
     msg = f"ModelError: these arrays say arm '{kind}'; expected single, linear, ensemble or mil. Save with to_arrays."

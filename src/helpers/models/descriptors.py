@@ -339,7 +339,7 @@ def load_descriptor(arrays: Arrays) -> Descriptor:
     if kind == "gaussian":
         mean, scale, landmarks = (arrays[name] for name in ("mean", "scale", "landmarks"))
         return GaussianDescriptor(mean, scale, landmarks, float(arrays["gamma"]), arrays["weights"])
-    msg = f"ModelError: descriptor '{kind}' is unknown; expected pooled, fourier or gaussian. Was it saved by a newer version?"
+    msg = f"ModelError: descriptor '{kind}' is unknown; expected pooled, fourier or gaussian. Save it again."
     raise ModelError(msg)
 
 

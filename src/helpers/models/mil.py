@@ -1,11 +1,11 @@
 """Multiple-instance learning on stored features: small nets, many at once, held close to a linear model.
 
 The score of a case is a weighted mean of scores of its tiles (Graziani et al. 2022; additive, so a tile's score means
-something), with weights that are equal (mean MIL) or learnt (attention). A tile's score is that of a ridge, fitted on the
-same training cases, plus a small net whose last layer starts at 0 (`anchored`): before the first epoch the arm *is* the
-ridge, and early stopping may leave it there. One net per inner fold trains on the other inner folds; the epoch with the
-least error over all inner folds together is kept, and the nets are averaged. So the stopping is an inner choice, and the
-nets' held-out inner predictions are what ensembles choose by.
+something), with weights that are equal (mean MIL) or learnt (attention). A tile's score is that of a ridge, fitted on
+the same training cases, plus a small net whose last layer starts at 0 (`anchored`): before the first epoch the arm *is*
+the ridge, and early stopping may leave it there. One net per inner fold (and seed) trains on the other inner folds; the
+epoch with the least error over all inner folds together is kept, and the nets are averaged. So the stopping is an inner
+choice, and the nets' held-out inner predictions are what ensembles choose by.
 
 All nets train at once as batched matrix products. A step draws a fixed number of tiles per case, with replacement, so
 there is no padding and nothing to mask; prediction sums over the true tiles of each case.
@@ -276,7 +276,8 @@ class MilFit:
     def _look(self, m: int, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores (n_tiles, k) and attention logits (n_tiles,) of one net."""
         if tiles.shape[1] != len(self.mean):
-            msg = f"ModelError: tiles of {tiles.shape[1]} features were given to a net of {len(self.mean)}. Use its encoder."
+            found, expected = tiles.shape[1], len(self.mean)
+            msg = f"ModelError: tiles of {found} features were given to a net of {expected}. Use its encoder."
             raise ModelError(msg)
         net = {name: value[m] for name, value in self.nets.items()}
         hidden = np.maximum((tiles - self.mean) @ self.rotation @ net["w1"] + net["b1"], 0)
@@ -308,9 +309,9 @@ def load_mil(arrays: Mapping[str, np.ndarray]) -> MilFit:
     -------
     MilFit
     """
-    first = (arrays[name] for name in ("mean", "rotation", "anchor_weights", "anchor_offsets"))
+    names = ("mean", "rotation", "anchor_weights", "anchor_offsets", "centre", "spread", "inner")
     nets = {name: np.asarray(arrays[f"nets/{name}"]) for name in NET}
-    return MilFit(*first, nets, arrays["centre"], arrays["spread"], bool(arrays["attention"]), arrays["inner"])
+    return MilFit(nets=nets, attention=bool(arrays["attention"]), **{name: arrays[name] for name in names})
 
 
 class _Training:

@@ -142,7 +142,8 @@ def predict_arms(
     with limit_threads(), ThreadPoolExecutor(max(1, workers)) as pool:
         running = pool.map(lambda job: _run_fold(study, measure, arms, *job), jobs)
         results = list(track(running, total=len(jobs), describe="fit arms"))
-    tables, fits = [], {}
+    tables: list[pd.DataFrame] = []
+    fits: Fits = {}
     for (repeat, _), (table, fitted, _) in zip(jobs, results, strict=True):
         tables.append(table)
         for name, fit in fitted.items():
@@ -314,8 +315,7 @@ class ArmFolds:
         ndarray, (n_cases, k)
         """
         predicted: list[np.ndarray] = [
-            model.predict(self.study.bags.take(self.rows[test]))
-            for model, test in zip(models, self.test, strict=True)
+            model.predict(self.study.bags.take(self.rows[test])) for model, test in zip(models, self.test, strict=True)
         ]
         out = np.empty((len(self.rows), predicted[0].shape[1]))
         for values, test in zip(predicted, self.test, strict=True):

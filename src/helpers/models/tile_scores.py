@@ -75,8 +75,8 @@ def find_decisive_tiles(scores: np.ndarray, *, cutoff: float, aggregation: str =
 
     References
     ----------
-    The idea follows WEEP (Sharma, Liu and Rantalainen 2024, arXiv:2403.15238), which removes tiles until the label of a slide
-    changes; data and published 75th percentiles of three slides are its authors'.
+    The idea is that of WEEP (Sharma, Liu and Rantalainen 2024, arXiv:2403.15238): take tiles away until the label of
+    the slide changes.
     """
     scores = np.asarray(scores, float)
     if not len(scores) or not np.isfinite(scores).all():

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from helpers.core.errors import StatsError
-from helpers.stats.correlation import compute_spearman_columns
+from helpers.stats.correlation import compute_bootstrap_spearman, compute_spearman_columns
 from helpers.stats.multiplicity import adjust_holm
-from helpers.stats.resampling import compare_repeated_folds
+from helpers.stats.resampling import compare_repeated_folds, compute_percentile_interval
 
 COLUMNS = (
-    "target", "arm", "n", "n_repeats", "pooled", "pooled_low", "pooled_high", "fold_mean", "pooled_difference",
-    "difference", "ci_low", "ci_high", "p", "p_holm",
+    "target", "arm", "n", "n_repeats", "pooled", "pooled_low", "pooled_high", "fold_mean", "n_constant",
+    "pooled_difference", "difference", "ci_low", "ci_high", "p", "p_holm",
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def compare_arms(predictions: pd.DataFrame, *, reference: str) -> pd.DataFrame:
     -------
     DataFrame
         target, arm, n (cases), n_repeats, pooled (mean over repeats), pooled_low and pooled_high (range over repeats),
-        fold_mean, pooled_difference (mean over repeats), difference (mean over folds) with its Nadeau-Bengio interval
+        fold_mean, n_constant (folds in which an arm predicts one value for all, which counts as a correlation of 0),
+        pooled_difference (mean over repeats), difference (mean over folds) with its Nadeau-Bengio interval
         ci_low, ci_high and p, and p_holm over the arms of a target. The reference has no p. Best pooled first.
 
     Raises
@@ -53,8 +54,8 @@ def _compare_target(rows: pd.DataFrame, target: str, reference: str) -> pd.DataF
     gaps = by_fold.columns[by_fold.isna().any()].tolist()
     if gaps:
         msg = (
-            f"StatsError: arm '{gaps[0]}' lacks, or is constant in, {int(by_fold[gaps[0]].isna().sum())} of "
-            f"{len(by_fold)} folds of target '{target}'. Fit every arm on the same folds."
+            f"StatsError: arm '{gaps[0]}' lacks {int(by_fold[gaps[0]].isna().sum())} of {len(by_fold)} folds of target "
+            f"'{target}'. Fit every arm on the same folds."
         )
         raise StatsError(msg)
     share = 1 / rows.groupby("repeat")["fold"].nunique().mean()
@@ -63,6 +64,7 @@ def _compare_target(rows: pd.DataFrame, target: str, reference: str) -> pd.DataF
         pooled = by_repeat[arm]
         row = {"arm": arm, "n_repeats": len(pooled), "pooled": pooled.mean(), "pooled_low": pooled.min()}
         row |= {"pooled_high": pooled.max(), "fold_mean": by_fold[arm].mean()}
+        row["n_constant"] = int((by_fold[arm] == 0).sum())
         row |= {"pooled_difference": float((pooled - by_repeat[reference]).mean()), "difference": 0.0}
         if arm != reference:
             paired = (by_fold[arm] - by_fold[reference]).to_numpy()
@@ -77,11 +79,11 @@ def _compare_target(rows: pd.DataFrame, target: str, reference: str) -> pd.DataF
 
 
 def _correlate(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Spearman by keys (rows) and arm (columns)."""
+    """Spearman by keys (rows) and arm (columns); 0 where all predictions are equal, since they rank nobody."""
     found = {}
     for key, group in rows.groupby([*keys, "arm"], sort=True):
         columns = (group["y_true"].to_numpy()[:, None], group["y_pred"].to_numpy()[:, None])
-        found[key] = float(compute_spearman_columns(*columns)[0])
+        found[key] = float(np.nan_to_num(compute_spearman_columns(*columns)[0]))
     return pd.Series(found).rename_axis([*keys, "arm"]).unstack("arm")
 
 
@@ -101,21 +103,28 @@ def compute_drop(predictions: pd.DataFrame, *, n_boot: int = 1000, rng: np.rando
     -------
     DataFrame
         target, arm, split, oof, value, drop (oof minus value), ci_low, ci_high (of the drop), n; empty where no case
-        is outside the folds.
+        is outside the folds, and without numbers where an arm says the same of all cases.
     """
-    from helpers.stats.correlation import compute_bootstrap_spearman
-
     means = predictions.groupby(["target", "arm", "split", "case_id"], sort=False)[["y_true", "y_pred"]].mean()
     rows = []
     for (target, arm), group in means.groupby(level=["target", "arm"], sort=False):
-        sides = {name: side for name, side in group.groupby(level="split")}
+        sides = dict(list(group.groupby(level="split")))
         inside = sides.pop("development", None)
-        if inside is None:
+        if inside is None or not sides:
             continue
-        oof, drawn = compute_bootstrap_spearman(*inside.to_numpy().T, n_boot=n_boot, rng=rng)
+        drawn = {"oof": _bootstrap(inside, n_boot, rng)} | {
+            name: _bootstrap(sides[name], n_boot, rng) for name in sides
+        }
         for split, side in sides.items():
-            value, other = compute_bootstrap_spearman(*side.to_numpy().T, n_boot=n_boot, rng=rng)
-            low, high = np.nanquantile(drawn - other, [0.025, 0.975])
+            (oof, inner), (value, other) = drawn["oof"], drawn[str(split)]
+            low, high = compute_percentile_interval(inner - other)
             row = {"target": target, "arm": arm, "split": split, "oof": oof, "value": value, "drop": oof - value}
             rows.append(row | {"ci_low": low, "ci_high": high, "n": len(side)})
     return pd.DataFrame(rows, columns=["target", "arm", "split", "oof", "value", "drop", "ci_low", "ci_high", "n"])
+
+
+def _bootstrap(side: pd.DataFrame, n_boot: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """Spearman and its resamples; missing where an arm says the same of all cases."""
+    if min(side["y_true"].nunique(), side["y_pred"].nunique()) < 2:
+        return float("nan"), np.full(n_boot, np.nan)
+    return compute_bootstrap_spearman(side["y_true"].to_numpy(), side["y_pred"].to_numpy(), n_boot=n_boot, rng=rng)

@@ -281,26 +281,28 @@ def compute_foldwise_agreement(
     counts = np.vstack(
         [np.ones(len(y_true)), draw_bootstrap_counts(len(y_true), n_boot=n_boot, rng=rng, clusters=clusters)]
     )
-    total, weight = {name: np.zeros(len(counts)) for name in QUANTITIES}, {name: np.zeros(len(counts)) for name in QUANTITIES}
-    n_folds = 0
-    for fold in np.unique(folds):
+    total = {name: np.zeros(len(counts)) for name in QUANTITIES}
+    weight = {name: np.zeros(len(counts)) for name in QUANTITIES}
+    judged = [fold for fold in np.unique(folds) if _varies(y_true, y_pred, folds == fold, min_cases)]
+    for fold in judged:
         rows = folds == fold
-        if rows.sum() < min_cases or min(np.ptp(y_true[rows]), np.ptp(y_pred[rows])) == 0:
-            continue
-        n_folds += 1
-        inside = counts[:, rows]
-        drawn = np.flatnonzero((inside > 0).sum(axis=1) >= MIN_CASES)  # a fold may be left with nobody
-        for name, values in _compute_weighted(y_true[rows], y_pred[rows], inside[drawn]).items():
+        drawn = np.flatnonzero((counts[:, rows] > 0).sum(axis=1) >= MIN_CASES)  # a fold may be left with nobody
+        inside = counts[np.ix_(drawn, rows)]
+        for name, values in _compute_weighted(y_true[rows], y_pred[rows], inside).items():
             known = np.isfinite(values)
-            size = inside[drawn].sum(axis=1)[known]
+            size = inside.sum(axis=1)[known]
             total[name][drawn[known]] += values[known] * size
             weight[name][drawn[known]] += size
-    means = {name: np.divide(total[name], weight[name], out=np.full(len(counts), np.nan), where=weight[name] > 0) for name in QUANTITIES}
+    means = {name: total[name] / np.where(weight[name] > 0, weight[name], np.nan) for name in QUANTITIES}
     intervals = [compute_percentile_interval(means[name][1:]) for name in QUANTITIES]
     return pd.DataFrame({
         "quantity": QUANTITIES, "value": [float(means[name][0]) for name in QUANTITIES],
-        "ci_low": [low for low, _ in intervals], "ci_high": [high for _, high in intervals], "n_folds": n_folds,
+        "ci_low": [low for low, _ in intervals], "ci_high": [high for _, high in intervals], "n_folds": len(judged),
     })  # fmt: skip
+
+
+def _varies(y_true: np.ndarray, y_pred: np.ndarray, rows: np.ndarray, min_cases: int) -> bool:
+    return int(rows.sum()) >= max(min_cases, MIN_CASES) and min(np.ptp(y_true[rows]), np.ptp(y_pred[rows])) > 0
 
 
 def compute_calibration(
