@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from helpers.figures import prediction as figures
 from helpers.figures.style import PALETTES, new_axes
-from helpers.stats.correlation import compute_agreement
+from helpers.stats.correlation import compute_agreement, compute_calibration
 
 
 def find(ax: Axes, gid: str) -> list:
@@ -116,3 +116,48 @@ def test_targets_are_named_as_an_axis_should() -> None:
     assert figures.name_target("prolif11") == "11-gene score"
     assert figures.name_target("prolif11_pam50") == "11-gene score pam50"
     assert figures.name_target("MKI67") == "MKI67"
+
+
+ARMS = pd.DataFrame(
+    {
+        "arm": ["attention_mil", "ridge"], "pooled": [0.664, -0.01], "pooled_low": [0.658, -0.02],
+        "pooled_high": [0.668, 0.0], "difference": [0.016, 0.0], "ci_low": [0.006, np.nan], "ci_high": [0.026, np.nan],
+    }
+)  # fmt: skip
+
+
+def test_arms_are_drawn_as_differences_with_the_declared_one_marked() -> None:
+    ax = figures.plot_arm_differences(ARMS, ax=new_axes(), reference="ridge", declared="attention_mil", title="MKI67")
+    points = find(ax, "estimate")
+    assert [point.get_xdata()[0] for point in points] == [0.016, 0.0]
+    assert [point.get_marker() for point in points] == ["D", "o"]
+    assert points[1].get_markerfacecolor() == "white"  # the reference has no difference of its own
+    assert len(find(ax, "interval")) == 1
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["Attention MIL", "Ridge, mean"]
+    assert {"0.664 (0.658 to 0.668)", "−0.010 (−0.020 to 0.000)"} <= set(read_texts(ax))
+    assert ax.get_xlabel() == "Δρ against ridge, mean, same folds (95 % CI)"
+
+
+def test_every_arm_has_a_label() -> None:
+    from helpers.models.arms import list_arms
+
+    assert set(figures.ARM_LABELS) == set(list_arms())
+
+
+def test_calibration_draws_bins_identity_and_slope() -> None:
+    rng = np.random.default_rng(1)
+    predicted = rng.normal(size=60)
+    summary, bins = compute_calibration(2 * predicted + 0.1 * rng.normal(size=60), predicted, n_boot=100, rng=rng)
+    ax = figures.plot_calibration(bins, summary, ax=new_axes(), split="external", label="score")
+    assert find(ax, "bins")[0].get_xdata() == pytest.approx(bins["predicted"].to_numpy())
+    assert find(ax, "identity")[0].get_xdata() == pytest.approx(find(ax, "identity")[0].get_ydata())
+    assert ax.get_xlim() == ax.get_ylim()
+    assert "slope 1.99" in read_texts(ax)[0]
+    assert ax.get_title(loc="left") == "External, n = 60"
+
+
+def test_marked_tiles_are_outlined_on_the_map() -> None:
+    coords = np.array([[0.0, 0.0], [128.0, 0.0], [0.0, 128.0]])
+    marked = np.array([True, False, True])
+    ax = figures.plot_tile_map(coords, np.array([3.0, 1.0, 2.0]), ax=new_axes(), tile_um=128.0, marked=marked)
+    assert len(find(ax, "marked")[0].get_paths()) == 2

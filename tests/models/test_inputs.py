@@ -16,6 +16,7 @@ from helpers.models.inputs import (
     make_measure,
     make_reader,
     read_groups,
+    read_slide,
     select_tiles,
 )
 
@@ -131,3 +132,28 @@ def test_every_absent_case_has_a_reason() -> None:
     splits = pd.DataFrame({"case_id": ["a", "b", "c"]})
     reasons = list_absent(cases, pooled=pd.Index(["a", "c", "d"]), expression=pd.Index(["a", "b", "d"]), splits=splits)
     assert reasons == {"b": "no tile with features", "c": "no expression", "d": "in no split"}
+
+
+def test_features_of_two_encoders_are_joined_tile_by_tile(tmp_path: Path) -> None:
+    write_tensor(tmp_path / "one" / "s1.pt", 3)
+    write_tensor(tmp_path / "two" / "s1.pt", 3)
+    write_tensor(tmp_path / "one" / "s2.pt", 3)
+    files = find_feature_files(SLIDES, encoder_dir=tmp_path / "one+two")
+    assert files["features_file"].tolist() == [(tmp_path / "one" / "s1.pt", tmp_path / "two" / "s1.pt"), None]
+    joined = make_reader(files)("s1")
+    assert joined.tolist() == [[0, 1, 0, 1], [2, 3, 2, 3], [4, 5, 4, 5]]
+
+
+def test_encoders_that_saw_other_tiles_are_not_joined(tmp_path: Path) -> None:
+    files = (write_tensor(tmp_path / "one" / "s1.pt", 3), write_tensor(tmp_path / "two" / "s1.pt", 4))
+    with pytest.raises(FeatureError, match="slide 's1' has 3 tiles in 'one' and 4 in 'two'"):
+        read_slide(files, "s1")
+    with pytest.raises(FeatureError, match="there is no feature folder 'three'"):
+        find_feature_files(SLIDES, encoder_dir=tmp_path / "one+three")
+
+
+def test_a_further_filter_narrows_the_choice(tmp_path: Path) -> None:
+    write_tensor(tmp_path / "one" / "s1.pt", 3)
+    files = find_feature_files(SLIDES, encoder_dir=tmp_path / "one")
+    read = make_reader(files, keep=lambda slide_id, bag: np.arange(len(bag.features)) != (1 if slide_id == "s1" else 9))
+    assert read("s1").tolist() == [[0, 1], [4, 5]]

@@ -18,7 +18,7 @@ def make_study(seed: int = 21) -> tuple[Study, pd.DataFrame]:
     rng = np.random.default_rng(seed)
     cases = pd.Index([f"{i:03d}" for i in range(80)], name="case_id")
     level = rng.normal(size=80)
-    bags = [rng.normal(size=(rng.integers(2, 9), 4)) + [value, 0, 0, 0] for value in level]
+    bags = [rng.normal(size=(rng.integers(2, 9), 4)) + np.array([value, 0, 0, 0]) for value in level]
     targets = pd.DataFrame({"prolif11": level + 0.4 * rng.normal(size=80), "MKI67": rng.normal(size=80)}, index=cases)
     site = pd.Series(np.array(list("ABCDEFGX"))[np.arange(80) % 8], index=cases)
     table = pd.DataFrame({"case_id": cases, "site": site.to_numpy()})

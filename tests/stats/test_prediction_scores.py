@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 
 from helpers.stats.prediction_scores import (
+    build_arm_rows,
     build_confounding_rows,
     build_control_rows,
     build_null_rows,
     build_performance_rows,
     build_probe_row,
+    compute_foldwise_performance,
     compute_performance,
     compute_repeats,
 )
@@ -168,3 +170,40 @@ def test_nulls_labels_and_probe_become_rows() -> None:
     assert (within["id"], within["holds"]) == ("03/spearman_within_er/prolif11/oof", False)
     probe = {"balanced_accuracy": 0.9, "chance": 0.125, "n_sites": 8.0, "n_cases": 598.0, "p_value": 0.01}
     assert build_probe_row(probe, encoder="uni")["id"] == "03/site_probe/uni/oof"
+
+
+def test_arms_get_a_verdict_only_where_declared_and_only_if_no_worse_than_the_ridge() -> None:
+    table = pd.DataFrame(
+        {
+            "arm": ["ensemble", "pls", "ridge"], "target": "prolif11", "n": 683, "n_repeats": 10,
+            "difference": [0.004, -0.008, 0.0], "ci_low": [-0.009, -0.026, np.nan], "ci_high": [0.02, 0.01, np.nan],
+        }
+    )  # fmt: skip
+    rows = build_arm_rows(table, arm="ensemble", reference="ridge")
+    assert [row["id"] for row in rows] == [
+        "03/spearman_difference/ensemble_vs_ridge/prolif11/oof", "03/spearman_difference/pls_vs_ridge/prolif11/oof",
+    ]  # fmt: skip
+    assert rows[0]["holds"] is True
+    assert "holds" not in rows[1]
+    worse = table.assign(ci_low=[-0.011, -0.026, np.nan])
+    assert build_arm_rows(worse, arm="ensemble", reference="ridge")[0]["holds"] is False
+
+
+def test_foldwise_performance_has_case_and_site_intervals() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=120)
+    predictions = pd.DataFrame(
+        {
+            "case_id": [f"{i:03d}" for i in range(120)], "split": "development", "repeat": 0, "fold": np.arange(120) % 3,
+            "target": "prolif11", "arm": "ridge", "y_true": y, "y_pred": y + rng.normal(size=120),
+        }
+    )  # fmt: skip
+    site = pd.Series([f"S{i % 6}" for i in range(120)], index=predictions["case_id"])
+    table = compute_foldwise_performance(predictions, site=site, n_boot=100, rng=rng).set_index("quantity")
+    assert set(table.index) == {"spearman", "pearson", "r_squared", "r2_score"}
+    row = table.loc["spearman"]
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    assert row["site_low"] < row["value"] < row["site_high"]
+    assert (row["n_folds"], row["n"]) == (3, 120)
+    few = compute_foldwise_performance(predictions, site=site.map(lambda _: "S0"), n_boot=100, rng=rng)
+    assert few["site_low"].isna().all()

@@ -2,8 +2,9 @@
 
 An arm is a recipe: `arm.fit(bags, y, groups, rng)` returns a fitted arm with `predict(bags)`, `score_tiles(tiles)`
 where a tile has a score, and `to_arrays()`, from which `load_arm` rebuilds it. Every choice an arm makes (penalty,
-width of a kernel, number of components, epoch, members) is made on inner folds of its training cases that keep sites whole.
-Its predictions over these inner folds, `inner`, are what an ensemble chooses by. A test case is no argument of any fit.
+width of a kernel, number of components, epoch, members) is made on inner folds of its training cases that keep sites
+whole. Its predictions over these inner folds, `inner`, are what an ensemble chooses by. A test case is no argument of
+any fit.
 
 All grids stand here, in `ARMS`, and were written down before any of them met the real cohort.
 """
