@@ -211,6 +211,13 @@ def test_ensemble_takes_what_helps_and_leaves_what_does_not() -> None:
     assert slope == pytest.approx(1)  # calibrated on the inner folds
 
 
+def test_an_ensemble_that_helps_nothing_says_almost_the_mean_and_keeps_its_order() -> None:
+    y = np.random.default_rng(2).normal(size=(30, 1))
+    fitted = combine_arms({"wrong": Told(-y)}, y)
+    assert fitted.inner.std() == pytest.approx(0.01 * y.std())
+    assert np.corrcoef(fitted.inner[:, 0], -y[:, 0])[0, 1] == pytest.approx(1)
+
+
 def test_an_ensemble_of_constants_says_the_mean() -> None:
     y = np.random.default_rng(2).normal(size=(30, 1))
     fitted = combine_arms({"flat": Told(np.full((30, 1), 7.0))}, y)

@@ -36,6 +36,9 @@ from helpers.models.linear import (
     plan_inner_folds,
 )
 
+LEAST_SLOPE = 0.01
+"""SD of an ensemble's predictions, in SD of the label, where the inner folds find no agreement at all."""
+
 
 class FittedArm(Protocol):
     """What a fit returns."""
@@ -719,7 +722,10 @@ def combine_arms(members: Mapping[str, FittedArm], labels: np.ndarray, *, max_ro
     variance = (mean**2).mean(axis=0)
     centred = labels - labels.mean(axis=0)
     slope = np.divide((mean * centred).mean(axis=0), variance, out=np.zeros_like(variance), where=variance > 1e-12)
-    slope = np.maximum(slope, 0)  # an average that points the wrong way says the mean
+    least = LEAST_SLOPE * np.divide(
+        labels.std(axis=0), np.sqrt(variance), out=np.zeros_like(variance), where=variance > 1e-12
+    )
+    slope = np.maximum(slope, least)  # an average that helps nothing says almost the mean, as a heavy penalty would
     return EnsembleFit(
         members, weights, centre, scale, slope, labels.mean(axis=0), inner=labels.mean(axis=0) + slope * mean
     )
