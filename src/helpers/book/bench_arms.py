@@ -1,5 +1,6 @@
 """How long the arms of chapter 03 take: ten partitions of a cohort of the size of TCGA-BRCA, on drawn features."""
 
+import importlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,8 @@ def measure_arms(*, workers: int = 2, partitions: int = N_PARTITIONS) -> list[di
     from helpers.models.arms import EnsembleArm, list_arms
     from helpers.models.study import predict_arms
 
+    for library in ("torch", "sklearn.svm"):  # their import is no work of an arm
+        importlib.import_module(library)
     study, measure = draw_study()
     scale = N_PARTITIONS / partitions
     rows = []
