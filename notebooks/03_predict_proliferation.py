@@ -543,6 +543,39 @@ thresholds = medians["y_pred"].to_dict() | {f"{name}_rna": value for name, value
 paths.write_json(thresholds, run.path("thresholds.json"))
 pd.Series(thresholds, name="cut-off").round(3).to_frame()
 
+# %% [markdown]
+# ## Save the model
+#
+# The declared model goes into a bundle: the models of all folds of the first partition, the encoder and tiles they need, and the cut-off, locked.
+# `histobook predict` applies it to slides that no fit ever saw, and refuses those it was not made for.
+# Only features that one encoder of chapter 02 made say how they were made, so only they can be repeated on new slides.
+
+# %%
+from helpers.models.bundle import FoldAverage, collect_manifest, write_bundle
+
+oof_rows = declared[(declared["target"] == spec.primary_target) & (declared["split"] == "development")]
+column = measured.columns.get_loc(spec.primary_target)
+repeatable = origin == "chapter 02" and "+" not in spec.encoder and spec.tumour_filter == "none"
+if repeatable:
+    manifest = collect_manifest(
+        run, bag=read_features(present["features_file"][0]), arm=spec.arm, target=spec.primary_target,
+        score_method=spec.score_method, filters=filters, predictions=oof_rows,
+        n_slides=int(present["case_id"].isin(oof_rows["case_id"]).sum()), cutoff=thresholds[spec.primary_target],
+    )
+    scorer = FoldAverage(fits[0][spec.arm], column)
+    run.add_outputs(write_bundle(run.dir / "bundle", scorer, manifest, reference=features.loc[oof_rows["case_id"]]))
+    print(f"bundle of {len(scorer.members)} folds, cut-off {manifest.training.cutoff:.3f}, in {paths.shorten(run.dir / 'bundle')}")
+else:
+    run.lose("bundle", f"features come from {origin}, encoder {spec.encoder}, tumour filter {spec.tumour_filter}: not to be repeated", kind="arm")
+
+# %% tags=["checks"]
+if repeatable:
+    from helpers.models.bundle import read_bundle
+
+    some = [make_reader(present, **filters)(slide_id) for slide_id in present["slide_id"][:3]]
+    again = read_bundle(run.dir / "bundle").scorer.predict(some)
+    assert np.allclose(again, scorer.predict(some)), "the saved model predicts something else"
+
 # %%
 pixels = slides["path"].dropna().tolist() if "path" in slides else []
 truth = paths.resolve(pixels[0]).parents[1] / "truth" / "estimands.json" if pixels else None

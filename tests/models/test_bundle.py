@@ -115,7 +115,7 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
     (tmp_path / "b" / MANIFEST).write_text("not json")
     with pytest.raises(ModelError, match="is not JSON"):
         read_bundle(tmp_path / "b")
-    with pytest.raises(ModelError, match="the arrays say arm 'forest'"):
+    with pytest.raises(ModelError, match="these arrays say arm 'forest'"):
         load_fitted({"arm": np.array("forest")})
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from helpers.book import bench_features, bench_peers, bench_slides
+from helpers.book import bench_arms, bench_features, bench_peers, bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 from helpers.core.progress import track
@@ -247,6 +247,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = MappingProxyType(
         "features": bench_features.measure_extraction,
         "peers": bench_peers.measure_peers,
         "survival": measure_cox,
+        "arms": bench_arms.measure_arms,
     }
 )
 

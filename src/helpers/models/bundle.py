@@ -187,8 +187,9 @@ def load_fitted(arrays: Mapping[str, NDArray[Any]]) -> Scorer:
         return FoldAverage(members, int(arrays["column"]))
     if kind == "ridge":
         return RidgeFit(LinearModel(**_unnest("model", arrays)), str(arrays["aggregation"]))
-    msg = f"ModelError: the arrays say arm '{kind}'; expected folds or ridge. Write the bundle with this version."
-    raise ModelError(msg)
+    from helpers.models.arms import load_arm
+
+    return load_arm(arrays)
 
 
 def _unnest(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -15,7 +15,7 @@ from helpers.stats.correlation import (
 
 MIN_CLUSTERS: Final = 5
 """Sites needed for a bootstrap over sites."""
-CEILING_SHARE: Final = 0.6
+CEILING_SHARE: Final = 0.85
 """Share of the noise ceiling that stain and texture statistics must reach on the phantom."""
 COLOUR_LIMIT: Final = 0.35
 """Mean colour must stay below it on the phantom's external site, or the phantom is too easy."""
@@ -194,7 +194,7 @@ def _build_ratio(found: dict[str, Any], top: float, end: str) -> dict[str, Any]:
         "kind": "planted",
     }
     verdict = _judge(scaled["value"] >= CEILING_SHARE, clearly_not=scaled["ci_high"] < CEILING_SHARE)
-    source = f"asked of stain and texture statistics; {OVER_SEEDS}"
+    source = f"asked of route b; {OVER_SEEDS}"
     return row | scaled | {"reference": CEILING_SHARE, "holds": verdict, "source": source}
 
 
