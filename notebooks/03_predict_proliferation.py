@@ -551,6 +551,7 @@ pd.Series(thresholds, name="cut-off").round(3).to_frame()
 # Only features that one encoder of chapter 02 made say how they were made, so only they can be repeated on new slides.
 
 # %%
+from helpers.features.store import read_features
 from helpers.models.bundle import FoldAverage, collect_manifest, write_bundle
 
 oof_rows = declared[(declared["target"] == spec.primary_target) & (declared["split"] == "development")]

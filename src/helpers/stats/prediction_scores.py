@@ -16,7 +16,7 @@ from helpers.stats.correlation import (
 MIN_CLUSTERS: Final = 5
 """Sites needed for a bootstrap over sites."""
 CEILING_SHARE: Final = 0.85
-"""Share of the noise ceiling that stain and texture statistics must reach on the phantom."""
+"""Share of the noise ceiling that the declared arm must reach on the phantom."""
 COLOUR_LIMIT: Final = 0.35
 """Mean colour must stay below it on the phantom's external site, or the phantom is too easy."""
 OVER_SEEDS: Final = "one cohort with its interval; means over seeds come from make validate"
