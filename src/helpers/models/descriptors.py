@@ -162,7 +162,7 @@ class FourierDescriptor:
 
 @dataclass(frozen=True)
 class GaussianDescriptor:
-    """Similarity exp(-gamma |x - l|²) of the case's mean x to landmarks l, rotated by `weights`.
+    """Similarity exp(-gamma d²) of the mean of a case at distance d from landmarks, rotated by `weights`.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """How well found objects agree with outlined ones: centres, areas, aggregated Jaccard, panoptic quality.
 
 Objects are numbers in two label images of one size (0 = background). Every score is counted over objects of one image,
-or over several images by adding `Agreement`s, which adds counts, never averages of ratios.
+or over several images by adding up their agreements: counts are added, ratios never averaged.
 
 References
 ----------
