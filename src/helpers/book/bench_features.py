@@ -34,9 +34,14 @@ warnings.filterwarnings("ignore")
 path, weights, tile_px, mpp, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
 import lazyslide, timm, torch, wsidata
 from safetensors.torch import load_file
+from torchvision.transforms import v2
 network = timm.create_model("resnet50", pretrained=False, num_classes=0)
 network.load_state_dict(load_file(weights))
 network = network.eval().to(memory_format=torch.channels_last)
+prepare = v2.Compose([
+    v2.ToImage(), v2.Resize((224, 224)), v2.ToDtype(torch.float32, scale=True),
+    v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+])
 slide = wsidata.open_wsi(path)
 lazyslide.pp.find_tissues(slide)
 lazyslide.pp.tile_tissues(slide, tile_px, mpp=mpp)
@@ -46,7 +51,7 @@ for workers in (0, 1):
     for _ in range(2):
         began = time.perf_counter()
         lazyslide.tl.feature_extraction(
-            slide, network, model_name="resnet50", device="cpu", batch_size=batch, num_workers=workers, pbar=False
+            slide, network, transform=prepare, model_name="resnet50", device="cpu", batch_size=batch, num_workers=workers, pbar=False
         )
         best[workers] = min(best.get(workers, 1e9), time.perf_counter() - began)
 workers = min(best, key=best.get)
