@@ -51,7 +51,8 @@ for workers in (0, 1):
     for _ in range(2):
         began = time.perf_counter()
         lazyslide.tl.feature_extraction(
-            slide, network, transform=prepare, model_name="resnet50", device="cpu", batch_size=batch, num_workers=workers, pbar=False
+            slide, network, transform=prepare, model_name="resnet50", device="cpu", batch_size=batch,
+            num_workers=workers, pbar=False,
         )
         best[workers] = min(best.get(workers, 1e9), time.perf_counter() - began)
 workers = min(best, key=best.get)
