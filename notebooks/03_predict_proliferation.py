@@ -40,7 +40,7 @@ max_pen_fraction: float = 0.05             # tiles with more marker ink are not 
 max_thick_fraction: float = 0.3            # tiles more folded are not read, share
 max_grey_fraction: float = 0.3             # tiles darkened without colour (bubbles, dust) are not read, share
 tumour_filter: str = "none"                # none, polygon (inside drawn tumour) or model (a tile classifier taught by outlines)
-tumour_dir: Optional[str] = None           # folder of slide_id.geojson that outline tumour
+tumour_dir: Optional[str] = None           # folder of slide_id.geojson that outline tumour; all tumour filters are then compared
 tumour_classes: list = ["Tumor"]           # classes of outlines that are tumour
 min_tumour_probability: float = 0.5        # of the model, for a tile to be read
 aggregation: str = "mean"                  # of a case's tile features for the arm ridge: mean, median, p75, mean_sd, moments
@@ -354,6 +354,31 @@ run.save_table(drop, "drop")
 drop.round(3).style.hide(axis="index") if len(drop) else print("every case is in the folds: no drop to measure")
 
 # %% [markdown]
+# ## Inside the tumour only
+#
+# The published system read tiles inside a cancer mask alone. Is that worth its outlines?
+# Where outlines exist (`tumour_dir`), the plain ridge reads all tiles, those whose centre lies inside an outline, and those that a classifier calls tumour, which learnt from the outlines of development cases.
+# Everything else stays as it is, and the cases are the same.
+
+# %%
+from helpers.models.tumour import FILTER_ARMS, predict_by_filter
+
+by_filter = pd.DataFrame()
+if spec.tumour_dir:
+    by_filter = predict_by_filter(
+        present, plain_measure, splits, site=site, folder=spec.tumour_dir, classes=spec.tumour_classes, cases=in_folds,
+        min_probability=spec.min_tumour_probability, aggregation=spec.aggregation, **filters,
+    )
+    filtered = compare_arms(by_filter, reference=FILTER_ARMS["none"])
+    run.save_table(filtered, "tumour_filters")
+    rows = filtered[filtered["target"] == spec.primary_target]
+    fig, axes = new_figure(width_mm=130, height_mm=40)
+    figures.plot_arm_differences(rows, ax=axes[0], reference=FILTER_ARMS["none"], declared="")
+    run.save_figure(fig, "tumour_filters", table=filtered)
+else:
+    print("no outlines of tumour (tumour_dir), so all tiles are read and nothing is compared")
+
+# %% [markdown]
 # ## Is it more than nothing
 #
 # A confidence interval that excludes 0 is no test here, because 0 is not what nothing looks like.
@@ -586,6 +611,7 @@ published = read_published(profile=run.profile_dir.name, chapter="03")
 board = build_performance_rows(performance, arm=spec.arm, targets=spec.targets, published=published, ceiling=ceiling)
 board += build_control_rows(performance, arm=spec.arm, targets=spec.targets, planted=planted)
 board += build_arm_rows(comparison, arm=spec.arm, reference="ridge")
+board += build_arm_rows(filtered, arm="", reference=FILTER_ARMS["none"]) if len(by_filter) else []
 board += build_null_rows(nulls) + build_confounding_rows(panel, target=spec.primary_target)
 for row in board:
     run.score(**row)

@@ -1,5 +1,6 @@
 """Tumour filter: tiles inside outlines by their centre, a classifier taught by development cases alone."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,8 +10,15 @@ import pytest
 
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
-from helpers.models import tumour
-from helpers.models.tumour import find_inside, find_outlines, fit_tumour_model, make_tumour_filter
+from helpers.models import inputs, tumour
+from helpers.models.tumour import (
+    FILTER_ARMS,
+    find_inside,
+    find_outlines,
+    fit_tumour_model,
+    make_tumour_filter,
+    predict_by_filter,
+)
 
 EDGE = 100
 
@@ -94,3 +102,33 @@ def test_what_is_missing_is_named(cohort: tuple, tmp_path: Path) -> None:
     bare = FeatureBag(features=np.zeros((2, 3)), coords_l0=None, coords_um=None, qc=None, attributes={}, dialect="clam")
     with pytest.raises(FeatureError, match="features of slide 's0' state no place"):
         find_inside(bare, folder / "s0.geojson", slide_id="s0", classes=["Tumor"])
+
+
+def test_filters_are_compared_on_the_same_cases(cohort: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score is planted in tumour tiles alone, and other tiles carry noise that a mean over all of them keeps."""
+    files, folder, _ = cohort
+    rng = np.random.default_rng(5)
+    cases = [f"c{i:02d}" for i in range(40)]
+    score = pd.Series(rng.normal(size=40), index=cases)
+    bags = {}
+    for number, case in enumerate(cases):
+        bag = make_bag(100 + number)
+        tumour_tiles = bag.coords_l0[:, 0] < 4 * EDGE
+        noise = np.where(tumour_tiles, score[case], 3 * rng.normal())
+        bags[case] = dataclasses.replace(bag, features=np.c_[bag.features, noise].astype(np.float32))
+        (folder / f"{case}.geojson").write_text((folder / "s0.geojson").read_text())
+    bags["c39"] = dataclasses.replace(bags["c39"], coords_l0=bags["c39"].coords_l0 + 100 * EDGE)  # nothing inside
+    for module in (tumour, inputs):
+        monkeypatch.setattr(module, "read_slide", lambda _, slide_id: bags[slide_id])
+    monkeypatch.setattr(inputs, "select_tiles", lambda bag: np.ones(len(bag.features), bool))
+    files = pd.DataFrame({"slide_id": cases, "case_id": cases, "features_file": cases})
+    splits = pd.DataFrame({"repeat": 0, "fold": np.arange(40) % 4, "case_id": cases, "role": "test"})
+    found = predict_by_filter(
+        files, lambda _: score.to_frame("y"), splits, site=pd.Series("A", index=cases), folder=folder, classes=["Tumor"],
+        cases=pd.Index(cases),
+    )  # fmt: skip
+    assert set(found["arm"]) == set(FILTER_ARMS.values())
+    assert found.groupby("arm")["case_id"].nunique().eq(39).all()
+    agreement = {arm: rows["y_true"].corr(rows["y_pred"], "spearman") for arm, rows in found.groupby("arm")}
+    assert agreement["inside_outlines"] > agreement["all_tiles"] + 0.1
+    assert agreement["called_tumour"] > agreement["all_tiles"] + 0.1

@@ -44,7 +44,20 @@ def cohort(first: Path, tmp_path: Path) -> Path:
 def test_folder_holds_every_table_slide_and_map(first: Path) -> None:
     slides = pd.read_csv(first / "slides.csv")
     expected = FILES | set(slides["path"]) | {f"truth/maps/{slide_id}.npz" for slide_id in slides["slide_id"]}
-    assert set(hash_files(first)) == expected
+    found = set(hash_files(first))
+    assert {name for name in found if not name.startswith("truth/outlines/")} == expected
+
+
+def test_tumour_is_outlined_where_the_map_holds_some(first: Path) -> None:
+    outlined = {path.stem for path in (first / "truth" / "outlines").iterdir()}
+    shares = {path.stem: read_maps(path)[0]["tumour"].mean() for path in (first / "truth" / "maps").iterdir()}
+    assert outlined, "no slide holds tumour"
+    assert min(shares[name] for name in outlined) > 0.2  # of a slide 250 um wide, less would be a crumb
+    assert max(shares, key=shares.__getitem__) in outlined
+
+
+def test_every_slide_is_there(first: Path) -> None:
+    slides = pd.read_csv(first / "slides.csv")
     assert len(slides) == 8
 
 

@@ -455,7 +455,7 @@ class ProliferationSpec(Spec):
         "none", description="read all tiles, those inside drawn tumour, or those a tile classifier calls tumour"
     )
     tumour_dir: Optional[PathStr] = Field(
-        None, description="folder of <slide_id>.geojson that outline tumour, px of level 0; the model learns from it"
+        None, description="folder of <slide_id>.geojson that outline tumour, level-0 px; the filters are compared"
     )
     tumour_classes: tuple[str, ...] = Field(("Tumor",), min_length=1, description="classes of outlines that are tumour")
     min_tumour_probability: float = Field(0.5, gt=0.0, lt=1.0, description="of the model, for a tile to be read")
@@ -500,8 +500,8 @@ class ProliferationSpec(Spec):
         if self.arms and "ridge" not in self.arms:
             msg = f"arms {list(self.arms)} lack 'ridge', the one that all are compared with; add it, or give none"
             raise ValueError(msg)
-        if (self.tumour_filter != "none") != (self.tumour_dir is not None):
-            msg = f"tumour_filter '{self.tumour_filter}' with tumour_dir {self.tumour_dir!r}: give both or neither"
+        if self.tumour_filter != "none" and self.tumour_dir is None:
+            msg = f"tumour_filter '{self.tumour_filter}' needs outlines: give their folder as tumour_dir"
             raise ValueError(msg)
         return self
 

@@ -8,6 +8,7 @@ cases; it never sees a score. Where outlines exist for every slide, they can be 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,16 @@ from helpers.core import paths
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
 from helpers.models.descriptors import guard_scale
-from helpers.models.inputs import KeepTiles, read_slide
+from helpers.models.inputs import KeepTiles, make_reader, read_slide
+from helpers.models.linear import Measure, predict_study
+from helpers.models.pooling import pool_cases
 from helpers.slides.annotation import read_annotations
 
 MIN_TILES = 20
 """Tiles inside and outside of outlines that the classifier needs."""
+
+FILTER_ARMS: Final = {"none": "all_tiles", "polygon": "inside_outlines", "model": "called_tumour"}
+"""What `predict_by_filter` calls the choices of `tumour_filter`."""
 
 
 @dataclass(frozen=True)
@@ -205,3 +211,51 @@ def make_tumour_filter(
         return known[slide_id]
 
     return keep_tumour
+
+
+def predict_by_filter(
+    files: pd.DataFrame, measure: Measure, splits: pd.DataFrame, *, site: pd.Series, folder: str | Path,
+    classes: Sequence[str], cases: pd.Index, min_probability: float = 0.5, aggregation: str = "mean", **filters: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """Predict by the plain ridge from all tiles, from those inside outlines, and from those called tumour.
+
+    All three are judged on the cases that keep a tile under each.
+
+    Parameters
+    ----------
+    files : DataFrame
+        slide_id, case_id, features_file.
+    measure : callable
+        Training cases to the targets of all cases.
+    splits : DataFrame
+    site : Series
+        By case_id.
+    folder : str or Path
+        Of outlines.
+    classes : sequence of str
+    cases : Index
+        Development cases, which the classifier may learn from.
+    min_probability : float
+    aggregation : str
+    **filters : Any
+        Options of `select_tiles`.
+
+    Returns
+    -------
+    DataFrame
+        case_id, split, repeat, fold, target, arm, y_true, y_pred; arms as in `FILTER_ARMS`.
+
+    Raises
+    ------
+    FeatureError
+        When outlines are missing, or too few for the classifier.
+    """
+    pooled = {}
+    for how, arm in FILTER_ARMS.items():
+        keep = make_tumour_filter(
+            files, how=how, folder=folder, classes=classes, cases=cases, min_probability=min_probability
+        )
+        pooled[arm] = pool_cases(files, make_reader(files, keep=keep, **filters), aggregation=aggregation)
+    shared = sorted(set.intersection(*(set(table.index) for table in pooled.values())) & set(splits["case_id"]))
+    tables = [predict_study(x.loc[shared], measure, splits, arm=arm, groups=site)[0] for arm, x in pooled.items()]
+    return pd.concat(tables, ignore_index=True)

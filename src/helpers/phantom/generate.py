@@ -28,7 +28,9 @@ from helpers.phantom.truth import NO_MPP, TRUNCATED, PhantomTruth, compute_truth
 
 PUBLIC_TABLES: Final = {"cases": "cases.csv", "expression": "expression.parquet", "omics": "omics.parquet"}
 TRUTH_TABLES: Final = ("cases_truth", "slides_truth", "loadings", "omics_truth", "sites")
-PLANNING: Final = ("effects", "estimands", "generate", "omics", "population", "pretraining", "survival", "truth")
+PLANNING: Final = (
+    "effects", "estimands", "generate", "omics", "outlines", "population", "pretraining", "survival", "truth",
+)  # fmt: skip
 """Modules of `phantom` that change plans and tables, but not how a plan is drawn."""
 DRAWING_VERSION: Final = 1
 """Raised when `draw_slide` itself changes."""
@@ -52,7 +54,7 @@ def generate_cohort(spec: PhantomSpec, out_dir: str | Path, *, workers: int = 2)
     -------
     Path
         `out_dir`. Beside the public tables: truth/{cases_truth, slides_truth, loadings, omics_truth, sites}.csv,
-        truth/estimands.json, truth/spec.json, truth/maps/<slide_id>.npz.
+        truth/estimands.json, truth/spec.json, truth/maps/<slide_id>.npz, truth/outlines/<slide_id>.geojson.
 
     Raises
     ------
@@ -66,6 +68,7 @@ def generate_cohort(spec: PhantomSpec, out_dir: str | Path, *, workers: int = 2)
     write_tables(truth, out_dir)
     if spec.render:
         render_slides(truth, out_dir, workers=workers)
+        outline_slides(truth, out_dir)
     write_estimands(spec, out_dir / "truth" / "estimands.json")
     return out_dir
 
@@ -148,6 +151,34 @@ def render_slides(truth: PhantomTruth, out_dir: Path, *, workers: int = 2) -> li
         keys[slide_id] = {"key": wanted[slide_id], **content}
         paths.write_json(keys, out_dir / KEYS_FILE)
     return missing
+
+
+def outline_slides(truth: PhantomTruth, out_dir: Path) -> list[Path]:
+    """Write the outline of the tumour of every slide, which stands for a pathologist's drawing.
+
+    Parameters
+    ----------
+    truth : PhantomTruth
+    out_dir : Path
+        Of a cohort whose slides are drawn.
+
+    Returns
+    -------
+    list of Path
+        truth/outlines/<slide_id>.geojson; none of a slide without tumour.
+    """
+    from helpers.phantom.outlines import write_tumour
+
+    folder, written = out_dir / "truth" / "outlines", []
+    for plan in truth.plans:
+        maps, um_per_px = read_maps(list_files(out_dir, plan.slide_id)[1])
+        path = folder / f"{plan.slide_id}.geojson"
+        options = {"um_per_px": um_per_px, "mpp": plan.mpp, "slide_id": plan.slide_id}
+        if write_tumour(maps["tumour"], path, **options):
+            written.append(path)
+    for left in set(folder.glob("*.geojson")) - set(written):  # of an earlier plan
+        left.unlink()
+    return written
 
 
 def compute_slide_key(plan: SlidePlan, defect: str, scanner: str) -> str:

@@ -101,23 +101,41 @@ def write_outlines(table: TileTable, path: Path) -> Path:
     Path
         One annotation of class 'Tissue' per piece of tissue, x and y in level-0 px. Equal input gives equal bytes.
     """
-    shapes = build_outlines(table)
-    features = [_describe_outline(shape, table.slide_id, number) for number, shape in enumerate(shapes, start=1)]
-    return write_text(_dump({"type": "FeatureCollection", "features": features}) + "\n", path)
+    return write_shapes(build_outlines(table), path, slide_id=table.slide_id, label=CLASS_NAME, colour=CLASS_COLOUR)
 
 
-def _describe_outline(shape: Polygon | MultiPolygon, slide_id: str, number: int) -> dict[str, Any]:
-    geometry = mapping(shape)
-    return {
-        "type": "Feature",
-        "id": str(uuid.uuid5(NAMESPACE, f"{slide_id} {_dump(geometry)}")),
-        "geometry": geometry,
-        "properties": {
+def write_shapes(
+    shapes: Sequence[Polygon | MultiPolygon], path: Path, *, slide_id: str, label: str, colour: tuple[int, int, int]
+) -> Path:
+    """Write areas of one slide as a GeoJSON FeatureCollection that QuPath opens by drag and drop.
+
+    Parameters
+    ----------
+    shapes : sequence of Polygon or MultiPolygon
+        Valid, in level-0 px.
+    path : Path
+    slide_id : str
+    label : str
+        Class of all of them.
+    colour : tuple of 3 ints
+        Red, green, blue that QuPath draws the class in.
+
+    Returns
+    -------
+    Path
+        Equal input gives equal bytes.
+    """
+    features = []
+    for number, shape in enumerate(shapes, start=1):
+        geometry = mapping(shape)
+        properties = {
             "objectType": "annotation",
-            "classification": {"name": CLASS_NAME, "color": CLASS_COLOUR},
-            "name": f"{slide_id} tissue {number}",
-        },
-    }
+            "classification": {"name": label, "color": colour},
+            "name": f"{slide_id} {label.lower()} {number}",
+        }
+        own_id = str(uuid.uuid5(NAMESPACE, f"{slide_id} {_dump(geometry)}"))
+        features.append({"type": "Feature", "id": own_id, "geometry": geometry, "properties": properties})
+    return write_text(_dump({"type": "FeatureCollection", "features": features}) + "\n", path)
 
 
 def _dump(content: Any) -> str:
