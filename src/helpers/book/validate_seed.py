@@ -1,6 +1,7 @@
 """One phantom cohort through the helpers of chapters 00 to 04, everything measured once, beside what was planted."""
 
 import inspect
+import itertools
 import shutil
 import time
 from dataclasses import dataclass
@@ -314,9 +315,11 @@ def measure_agreement(
                 known = rows["case_id"].map(latent)
                 found[f"{name}/spearman_latent/{target}"] = known.corr(rows["y_pred"], "spearman")
                 found[f"{name}/ceiling_here/{target}"] = known.corr(rows["y_true"], "spearman")
+    suffixes = ["" if arm == declared else f"_{arm}" for arm in predictions]
     for target, ceiling in estimands["ceiling"].items():
-        for name in ("oof", "external"):
-            found[f"{name}/ratio_to_ceiling/{target}"] = found[f"{name}/spearman/{target}"] / ceiling["spearman"]
+        for name, suffix in itertools.product(("oof", "external"), suffixes):
+            value = found[f"{name}/spearman{suffix}/{target}"]
+            found[f"{name}/ratio_to_ceiling{suffix}/{target}"] = value / ceiling["spearman"]
     return found
 
 
