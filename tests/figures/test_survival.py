@@ -118,6 +118,16 @@ def test_the_forest_prints_n_events_and_the_interval_of_every_row() -> None:
     assert cells[12:] == ["200", "0", "not estimable", ""]
 
 
+def test_a_long_heading_does_not_squeeze_the_axis() -> None:
+    rows = FOREST.assign(label=["Multivariable, predicted from the image (8 events per term)", *FOREST["label"][1:]])
+    widths = []
+    for table in (FOREST, rows):
+        ax = figures.plot_forest(table, ax=new_axes())
+        ax.figure.draw_without_rendering()
+        widths.append(ax.get_position().width)
+    assert widths[1] == pytest.approx(widths[0], rel=0.02)
+
+
 def test_an_interval_that_leaves_the_axis_ends_in_an_arrow() -> None:
     ax = figures.plot_forest(FOREST, ax=new_axes())
     assert ax.get_xlim()[1] == 10.0

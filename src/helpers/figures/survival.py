@@ -255,18 +255,25 @@ COLUMNS_PT: Final = {
 
 
 COUNTS: Final = {"n": "n", "events": "n_events"}
+CHARACTER_PT: Final = 3.1
+"""Width of a character of a forest plot's labels, points."""
 
 
 def _write_forest_columns(ax: "Axes", rows: pd.DataFrame, *, p_column: str | None) -> None:
     names = [name for name in COLUMNS_PT if name != "p" or p_column]
     for name in names:
         _write_cell(ax, "p (Holm)" if name == "p" and p_column == "p_holm" else name, -1.1, name, bold=True)
-    for y, row in enumerate(rows.to_dict("records")):
+    records = rows.to_dict("records")
+    widest = CHARACTER_PT * max((len(row["label"]) for row in records if row.get("heading") is not True), default=0)
+    for y, row in enumerate(records):
         heading = row.get("heading") is True
-        ax.annotate(row["label"], (0, y), xycoords=ax.get_yaxis_transform(), xytext=(-6, 0), ha="right", va="center",
-                    textcoords="offset points", fontsize=6, fontweight="bold" if heading else "normal",
-                    annotation_clip=False, gid="label")  # fmt: skip
-        if heading:
+        text = ax.annotate(
+            row["label"], (0, y), xycoords=ax.get_yaxis_transform(), xytext=(-6 - widest * heading, 0), va="center",
+            ha="left" if heading else "right", textcoords="offset points", fontsize=6, annotation_clip=False,
+            gid="label", fontweight="bold" if heading else "normal",
+        )  # fmt: skip
+        if heading:  # starts where the labels do, and runs over the axis rather than pushing it aside
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
             continue
         counts = {name: "" if pd.isna(row[key]) else f"{row[key]:.0f}" for name, key in COUNTS.items()}
         cells = counts | {"HR (95 % CI)": format_ratio(row)}
