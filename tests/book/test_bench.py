@@ -46,7 +46,7 @@ def test_a_slide_is_measured_against_the_decoder_openslide_and_one_thread(tmp_pa
     write_pyramid(path, bench.draw_texture(1400), mpp=0.25)
     rows = bench_slides.measure_slide("small", path)
     assert [row["id"].split("/")[1] for row in rows] == [
-        "native_tiles", "native_tiles_vs_openslide", "unaligned_512_to_256", "two_threads",
+        "native_tiles", "native_tiles_vs_openslide", "unaligned_512_to_256", "two_threads", "two_processes",
     ]  # fmt: skip
     assert all(row["value"] > 0 and row["ratio"] > 0 for row in rows)
 

@@ -58,6 +58,21 @@ with open_slide(path, slide_id="giga") as slide:
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 print(json.dumps({"planned": planned, "n": len(plan.coords_l0), "read": read, "streamed": streamed, "peak_gib": peak}))
 """
+READ_SCRIPT: Final = """
+import sys, time
+from pathlib import Path
+from helpers.book.bench_slides import list_corners, read_passes
+from helpers.slides.reader import open_slide
+from helpers.slides.tiling import use_one_thread_each
+with open_slide(Path(sys.argv[1]), slide_id="own") as slide, use_one_thread_each(2):
+    corners = list_corners(slide)
+    read_passes(slide, corners, 1)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began = time.perf_counter()
+    read_passes(slide, corners, int(sys.argv[2]))
+    print(time.perf_counter() - began, flush=True)
+"""
 
 
 def measure_reading() -> list[Row]:
@@ -163,6 +178,7 @@ def measure_slide(name: str, path: Path) -> list[Row]:
         native, bare, theirs = time_native(source, plain)
         ours_512, theirs_512 = time_unaligned(path, slide)
         one, two = time_threads(path)
+        alone, beside = time_processes(path)
     return [
         make_row(
             f"slides/native_tiles/{name}", native, "tiles/s", compared_with="libjpeg-turbo, same bytes in memory",
@@ -173,6 +189,7 @@ def measure_slide(name: str, path: Path) -> list[Row]:
         make_row(f"slides/unaligned_512_to_256/{name}", ours_512, "tiles/s", compared_with="OpenSlide, area resize",
                  ratio=ours_512 / theirs_512, bound=3.0),
         make_row(f"slides/two_threads/{name}", two, "tiles/s", compared_with="one thread", ratio=two / one, bound=1.7),
+        make_row(f"slides/two_processes/{name}", beside, "tiles/s", compared_with="one process", ratio=beside / alone),
     ]  # fmt: skip
 
 
@@ -342,6 +359,44 @@ def time_threads(path: Path) -> tuple[float, float]:
                 two = min(two, time_best(lambda: read_all(2), repeats=1))
     n_tiles = 2 * passes * len(corners)
     return n_tiles / one, n_tiles / two
+
+
+def time_processes(path: Path) -> tuple[float, float]:
+    """Read the tiles of `time_threads` in one and in two processes: what two threads could reach without a shared lock.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    one, two : float
+        Tiles per second.
+    """
+    from helpers.slides.reader import open_slide
+
+    with open_slide(path, slide_id="one") as slide:
+        n_corners = len(list_corners(slide))
+    passes = max(1, -(-N_TILES // (2 * n_corners)))
+    best = dict.fromkeys((1, 2), float("inf"))
+    for _ in range(N_TURNS):
+        for n in best:
+            best[n] = min(best[n], _read_in_processes(path, passes, n))
+    return passes * n_corners / best[1], 2 * passes * n_corners / best[2]
+
+
+def _read_in_processes(path: Path, passes: int, n: int) -> float:
+    """Return the seconds of the slowest of processes that start reading together."""
+    command = [sys.executable, "-c", READ_SCRIPT, str(path), str(passes)]
+    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(n)]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return max(float(process.communicate()[0]) for process in running)
 
 
 def read_passes(slide: "Slide", corners: Sequence[Corner], passes: int) -> None:

@@ -173,8 +173,7 @@ def outline_slides(truth: PhantomTruth, out_dir: Path) -> list[Path]:
     for plan in truth.plans:
         maps, um_per_px = read_maps(list_files(out_dir, plan.slide_id)[1])
         path = folder / f"{plan.slide_id}.geojson"
-        options = {"um_per_px": um_per_px, "mpp": plan.mpp, "slide_id": plan.slide_id}
-        if write_tumour(maps["tumour"], path, **options):
+        if write_tumour(maps["tumour"], path, um_per_px=um_per_px, mpp=plan.mpp, slide_id=plan.slide_id):
             written.append(path)
     for left in set(folder.glob("*.geojson")) - set(written):  # of an earlier plan
         left.unlink()
