@@ -191,7 +191,8 @@ def plot_arm_differences(
     for tick, arm in zip(ax.get_yticklabels(), comparison["arm"], strict=True):
         tick.set_fontweight("bold" if arm == declared else "normal")
     ax.set_ylim(len(comparison) - 0.4, -0.6)
-    ax.set_xlabel(f"Δρ against {ARM_LABELS.get(reference, reference.replace("_", " ")).lower()}, same folds (95 % CI)")
+    beside = ARM_LABELS.get(reference, reference.replace("_", " ")).lower()
+    ax.set_xlabel(f"Δρ against {beside}, same folds (95 % CI)")
     ax.set_title(title)
     return ax
 
