@@ -319,15 +319,30 @@ class HotspotFit:
             tiles = np.zeros((len(rows), longest, self.rotation.shape[1]), np.float32)
             mask = np.arange(longest) < bags.sizes[rows][:, None]
             for place, row in enumerate(rows):
-                tiles[place, : bags.sizes[row]] = self._rotate(bags[int(row)])
+                tiles[place, : bags.sizes[row]] = self.rotate(bags[int(row)])
             yield rows, torch.from_numpy(tiles), torch.from_numpy(mask)
 
-    def _rotate(self, tiles: np.ndarray) -> np.ndarray:
+    def rotate(self, tiles: np.ndarray) -> np.ndarray:
+        """Turn tiles into inputs.
+
+        Parameters
+        ----------
+        tiles : ndarray, (n_tiles, d)
+
+        Returns
+        -------
+        ndarray, (n_tiles, d), float32
+
+        Raises
+        ------
+        ModelError
+            When the tiles have another number of features.
+        """
         if tiles.shape[1] != len(self.mean):
             found, expected = tiles.shape[1], len(self.mean)
             msg = f"ModelError: tiles of {found} features were given to a net of {expected}. Use its encoder."
             raise ModelError(msg)
-        return (tiles - self.mean.astype(np.float32)) @ self.rotation.astype(np.float32)
+        return (np.asarray(tiles, np.float32) - self.mean.astype(np.float32)) @ self.rotation.astype(np.float32)
 
     def explain_tiles(self, tiles: np.ndarray, *, columns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return value and weight of every tile of one bag, averaged over nets, for some targets.
@@ -349,7 +364,7 @@ class HotspotFit:
         import torch
 
         values, attention = np.empty((2, len(tiles), len(columns)))
-        inputs = torch.from_numpy(self._rotate(np.asarray(tiles, np.float32)))[None, None]
+        inputs = torch.from_numpy(self.rotate(np.asarray(tiles, np.float32)))[None, None]
         mask = torch.ones(1, 1, len(tiles), dtype=torch.bool)
         with torch.no_grad():
             for place, column in enumerate(columns):
@@ -386,6 +401,31 @@ class HotspotFit:
         named = {name: getattr(self, name) for name in ("mean", "rotation", "centre", "spread", "inner")}
         nets = {f"net{i}/{name}": value for i, net in enumerate(self.nets) for name, value in net.items()}
         return {"arm": np.array("hotspots"), **recipe, **named, **nets}
+
+
+def weigh_untrained(fit: HotspotFit, tiles: np.ndarray, net: Arrays) -> np.ndarray:
+    """Return the attention of a bag under weights that were given and not trained.
+
+    Parameters
+    ----------
+    fit : HotspotFit
+        Whose inputs are used.
+    tiles : ndarray, (n_tiles, d)
+    net : dict of str to ndarray
+        w0, b0, v, c, u of m nets.
+
+    Returns
+    -------
+    ndarray, (n_tiles, m)
+        Of the first attention.
+    """
+    import torch
+
+    loaded, inputs = _load(net), torch.from_numpy(fit.rotate(tiles))[None, None]
+    with torch.no_grad():
+        hidden = apply_trunk(loaded, inputs, fit.arm)
+        weights = weigh_tiles(loaded, hidden, torch.ones(1, 1, len(tiles), dtype=torch.bool))
+    return weights[:, 0, :, 0].numpy().T.astype(float)
 
 
 def load_hotspots(arrays: Mapping[str, np.ndarray]) -> HotspotFit:
