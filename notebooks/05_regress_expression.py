@@ -48,6 +48,7 @@ screen_freedom: float = 20.0               # effective degrees of freedom of the
 n_permutations: int = 499                  # within-site permutations, every fold refitted
 level: float = 0.05                        # false discovery rate at which a gene counts as found
 n_simulated: int = 400                     # phantoms only, cohorts drawn anew; 0 means none
+n_simulated_permutations: int = 199        # permutations in each of those cohorts
 n_boot: int = 1000                         # bootstrap resamples of cases
 shown_genes: list = ["ESR1", "MKI67", "UBE2C"]  # genes with rows of their own and a confounding panel
 label_columns: list = ["subtype", "er", "her2", "histology", "grade", "stage", "site"]  # of the confounding panel
@@ -237,14 +238,14 @@ published = read_published(profile=run.profile_dir.name, chapter="05")
 baseline = published[(published["kind"] == "baseline") & published["scoreboard"].str.contains("median")]["value"]
 fig, axes = new_figure(width_mm=183, height_mm=70)
 options = {"reference": float(baseline.iloc[0]), "reference_label": f"median, plain ridge {baseline.iloc[0]:.3f}"} if len(baseline) else {}
-figures.plot_ranked_genes(table, ax=axes[0], named=[*spec.shown_genes, *table["target"].head(8)], **options)
+figures.plot_ranked_genes(table, ax=axes[0], named=spec.shown_genes, **options)
 axes[0].set_title(f"{len(table)} genes, {spec.arm.replace('_', ' ')}: median ρ {table['value'].median():.3f}, n = {table['n'].max()}")
 run.save_figure(fig, "ranked_genes", table=table)
 
 # %%
 fig, axes = new_figure(width_mm=110, height_mm=80)
 drawn = screen.sort_values("value", ascending=False).reset_index(drop=True)
-figures.plot_volcano(drawn, ax=axes[0], level=spec.level)
+figures.plot_volcano(drawn, ax=axes[0], level=spec.level, named=spec.shown_genes)
 run.save_figure(fig, "volcano", table=drawn)
 
 # %% [markdown]
@@ -419,23 +420,31 @@ ranked = first[first["target"] == mapped[0]].sort_values("y_pred", ascending=Fal
 slide = next((s for s in located if s.slide_id == spec.map_slide), None) or next((s for case in ranked for s in located if s.case_id == case), None)
 if slide:
     maps = explain_slide(find_held_out(study, slide.case_id, map_fits), slide.features, columns=list(columns.values()))
-    fig, axes = new_figure(width_mm=183, height_mm=58 * len(mapped), rows=len(mapped), columns=1 + len(maps))
+    names = {"value": "log2", "attention": "1 = average tile", "product": "log2 from the mean"}
+    n_columns = 1 + len(maps) + (slide.planted is not None)
+    fig, axes = new_figure(width_mm=183, height_mm=39 * len(mapped), rows=len(mapped), columns=n_columns)
+    truth_maps = find_truth(loadings, mapped) if slide.planted else {}
+    place = {"tile_um": slide.tile_um, "size_um": slide.size_um}
     for row, gene in enumerate(mapped):
-        thumb = axes[row * (1 + len(maps))]
+        own = axes[row * n_columns : (row + 1) * n_columns]
         if slide.size_um and run.has_upstream("01"):
-            prediction_figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{slide.slide_id}.jpg", ax=thumb, size_um=slide.size_um)
-        figures.draw_contours(slide.coords_um, maps["value"][:, row], ax=thumb, tile_um=slide.tile_um)
-        thumb.set_title(f"{slide.slide_id}, {gene}")
-        for place, (name, values) in enumerate(maps.items(), start=1):
-            ax = axes[row * (1 + len(maps)) + place]
+            prediction_figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{slide.slide_id}.jpg", ax=own[0], size_um=slide.size_um)
+        figures.draw_contours(slide.coords_um, maps["value"][:, row], ax=own[0], tile_um=slide.tile_um)
+        own[0].set_title(f"{gene}")
+        for ax, (name, values) in zip(own[1:], maps.items(), strict=False):
             scaled = values[:, row] * (len(values) if name != "value" else 1)
-            prediction_figures.plot_tile_map(slide.coords_um, scaled, ax=ax, tile_um=slide.tile_um, label={"value": "log2", "attention": "1 = average tile", "product": "log2 from the mean"}[name], size_um=slide.size_um)
+            prediction_figures.plot_tile_map(slide.coords_um, scaled, ax=ax, label=names[name], **place)
             figures.draw_contours(slide.coords_um, values[:, row], ax=ax, tile_um=slide.tile_um)
             ax.set_title(figures.MAP_LABELS[name])
+        if gene in truth_maps:
+            inside_tumour, values = slide.planted.inside, slide.planted.values[truth_maps[gene]].to_numpy()
+            prediction_figures.plot_tile_map(slide.coords_um[inside_tumour], values[inside_tumour], ax=own[-1], label={"proliferation": "z", "til": "per mm²"}[truth_maps[gene]], **place)
+            own[-1].set_title(f"Planted {truth_maps[gene]}".replace("til", "lymphocytes"))
     run.save_figure(fig, "hotspot_maps", table=pd.DataFrame(slide.coords_um, columns=["x_um", "y_um"]).assign(**{f"{name} {gene}": values[:, i] for name, values in maps.items() for i, gene in enumerate(mapped)}))
 
 # %% [markdown]
-# Red outlines hold the top tenth of each map; on the thumbnail, that of the values.
+# Red outlines hold the top tenth of each map; on the thumbnail, that of the values. Planted maps are shown inside the tumour.
+# Read the colour bars: values of single tiles spread far beyond what any case has, since the model only ever met averages of many tiles. Their order means something, their unit does not.
 #
 # ### Judged, not only shown
 #
@@ -466,35 +475,32 @@ if len(quality):
     for gene, name in genes_judged.items() if len(bounds) else []:
         low, middle, high = bounds.loc[name]
         drawn = pd.concat([drawn, pd.DataFrame([{"target": gene, "map": "random_attention", "quantity": "auroc", "value": middle, "ci_low": low, "ci_high": high}])], ignore_index=True)
-    drawn = drawn.sort_values("target", kind="stable")
-    fig, axes = new_figure(width_mm=183, height_mm=20 + 9 * len(mapped) * 5, columns=2)
+    nearest = drawn[(drawn["quantity"] == "distance_any") & (drawn["map"] == "value")].assign(map="any", quantity="distance_tiles")
+    drawn = pd.concat([drawn, nearest], ignore_index=True).sort_values("target", kind="stable")
+    fig, axes = new_figure(width_mm=183, height_mm=24 + 22 * len(genes_judged), columns=2)
     figures.plot_map_quality(drawn, ax=axes[0], title=f"Hottest fifth of tiles, {judged['slide_id'].nunique()} slides")
-    figures.plot_map_quality(drawn, ax=axes[1], quantity="distance_tiles", chance=float(quality.loc[quality["quantity"] == "distance_any", "value"].mean()), title="Localisation; dotted: any tile")
+    figures.plot_map_quality(drawn, ax=axes[1], quantity="distance_tiles", chance=0.38, title="Localisation; dotted: a perfect map")
     run.save_figure(fig, "hotspot_quality", table=drawn)
 
 # %% [markdown]
 # A peak lies anywhere in its tile, so even a perfect map is 0.38 tile widths off on average (104 µm for the 271 µm tiles of other studies, 49 µm for ours of 128 µm).
-# Attention alone is the weakest of the three: it says where the net looks, and a net may look at a cold place to see that it is cold. The value is the hotspot map.
-# Lymphocyte genes carry a warning of another kind: their mask control lies far *below* 0.5, because lymphocytes sit where tumour cells are few. A map of "little tumour" would score well.
+# Attention alone is the weakest of the three, hardly better than attentions that nobody trained: it says where the net looks, and a net may look at a cold place to see that it is cold. The value is the hotspot map.
+# Lymphocyte genes carry a warning of another kind: their mask control lies far *below* 0.5, because lymphocytes sit where tumour cells are few. A map of "little tumour" would score as well as theirs, so their AUROC proves nothing.
 #
 # ### Does the model lean on what the map shows
 #
 # Take the highest tiles away and predict again. If the map tells the truth about the model, the prediction falls faster than under random removal.
 
 # %%
-from helpers.stats.hotspots import measure_deletion, summarise_deletion
+from helpers.models.hotspot_maps import delete_by_map
+from helpers.stats.hotspots import summarise_deletion
 
 deletion = pd.DataFrame()
 if mapped:
-    gene, rows_out = mapped[0], owners.get_indexer(study.cases[study.locate(0, study.list_folds([0])[0][1])[1]])[:40]
-    model = map_fits[0]
-    held = [bags.take(rows_out)[i] for i in range(len(rows_out))]
-    found = [explain_slide([model], bag, columns=[columns[gene]]) for bag in held]
-    orders = {name: [np.argsort(-one[name][:, 0], kind="stable") for one in found] for name in found[0]}
-    curves = measure_deletion(lambda kept: model.predict(kept)[:, columns[gene]], held, orders, rng=rng)
+    curves = delete_by_map(study, map_fits, column=columns[mapped[0]], max_cases=100, rng=rng)
     deletion = summarise_deletion(curves, n_boot=spec.n_boot, rng=rng)
     fig, axes = new_figure(width_mm=100, height_mm=70)
-    figures.plot_deletion(deletion, ax=axes[0], title=f"{gene}, {len(held)} held-out cases")
+    figures.plot_deletion(deletion, ax=axes[0], title=f"{mapped[0]}, {deletion['n'].iloc[0]} held-out cases")
     run.save_figure(fig, "deletion", table=deletion)
     print(deletion.groupby("map", sort=False)[["beyond_random", "beyond_low", "beyond_high"]].first().round(3))
 
@@ -502,6 +508,7 @@ if mapped:
 # ### Do maps repeat themselves
 #
 # The nets of one fit saw other inner splits, another seed draws other weights. Rank agreement of their maps says how much of a map is the net's mood; entropy of 1 means that all tiles count alike; and the hotspots of different genes may be one and the same picture.
+# Where attention maps of two seeds do not agree, showing one of them is showing dice.
 
 # %%
 from dataclasses import replace as change
@@ -593,7 +600,7 @@ if planted and spec.n_simulated:
     linked = loadings["gene"].isin(list_linked(loadings)).to_numpy()
     clear = loadings[linked | loadings["role"].isin(["housekeeping", "null"])].reset_index(drop=True)
     settings = {"linked and null genes": (clear, False), "all genes": (loadings, False), "every link cut": (loadings, True)}
-    options = {"groups": groups, "n_cohorts": spec.n_simulated, "n_permutations": min(spec.n_permutations, 199), "level": spec.level, "rng": rng}
+    options = {"groups": groups, "n_cohorts": spec.n_simulated, "n_permutations": spec.n_simulated_permutations, "level": spec.level, "rng": rng}
     found = {name: simulate_screens(smoother, PlantedGenes(case_truth, some, assay_sd, cut), **options) for name, (some, cut) in settings.items()}
     screens = pd.DataFrame([{"label": name} | summarise_screens(one) for name, one in found.items()])
     run.save_table(screens, "simulated_screens")

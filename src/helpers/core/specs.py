@@ -558,6 +558,7 @@ class ExpressionSpec(Spec):
     n_permutations: int = Field(499, ge=19, le=100_000, description="within-site permutations, every fold refitted")
     level: float = Field(0.05, gt=0.0, lt=1.0, description="false discovery rate at which a gene counts as found")
     n_simulated: int = Field(400, ge=0, le=100_000, description="phantoms only: cohorts drawn anew; 0: none")
+    n_simulated_permutations: int = Field(199, ge=19, le=100_000, description="permutations in each of those cohorts")
     n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")
     shown_genes: tuple[str, ...] = Field(
         ("ESR1", "MKI67", "UBE2C"), description="genes with rows of their own and a confounding panel"
@@ -687,3 +688,40 @@ class EmbeddedEncoderSpec(Spec):
     n_probe_external: int = Field(9, ge=3, le=10_000, description="slides of the external site drawn for the probes")
     seed: int = Field(90002, ge=0, le=2**31 - 1, description="of the probes' slides, bootstrap and random control")
     n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of slides")
+
+
+class SpotSpec(Spec):
+    """Appendix A3: which genes of spots are predicted from the tissue around them, and what depth alone would do."""
+
+    chapter: ClassVar[str] = "A3_predict_spots"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "01")
+
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of bootstraps")
+    encoders: tuple[str, ...] = Field(
+        ("stain_texture", "mean_colour"), min_length=1, description="read at every spot, side by side"
+    )
+    window_um: float = Field(200.0, ge=50.0, le=1000.0, description="edge of the square around a spot, um")
+    scale_by_slide: bool = Field(True, description="features centred and scaled within a section, without labels")
+    surroundings: bool = Field(True, description="the mean features of neighbouring spots stand beside a spot's own")
+    min_share: float = Field(0.2, gt=0.0, le=1.0, description="spots of every section in which a gene must be seen")
+    min_transcripts: int = Field(100, ge=1, description="spots with fewer are left out")
+    block_spots: int = Field(4, ge=1, le=50, description="edge of the patches that are resampled together, in spots")
+    settings: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = Field(
+        {
+            "B4 to C": (("B4",), ("C2", "C3", "C4")), "C to B4": (("C2", "C3", "C4"), ("B4",)),
+            "C2, C3 to C4": (("C2", "C3"), ("C4",)),
+        },
+        min_length=1, description="name: sections trained on, sections predicted",
+    )  # fmt: skip
+    shown_genes: tuple[str, ...] = Field(
+        ("FASN", "GNAS", "ACTG1", "ERBB2", "COL1A1"), description="genes with rows of their own"
+    )
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of patches of tissue")
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        for name, (train, test) in self.settings.items():
+            if not train or not test or set(train) & set(test):
+                msg = f"setting '{name}' trains on {list(train)} and predicts {list(test)}: give both, and apart"
+                raise ValueError(msg)
+        return self

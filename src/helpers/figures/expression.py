@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 MAP_COLOURS = {
     "value": BLUE, "attention": ORANGE, "product": PURPLE, "random": GREY, "random_attention": GREY,
-    "tumour_mask": BLACK,
+    "tumour_mask": BLACK, "any": GREY,
 }  # fmt: skip
 MAP_LABELS = {
     "value": "Value", "attention": "Attention", "product": "Attention × value", "random": "Random order",
-    "random_attention": "Untrained attention", "tumour_mask": "Tumour share of the tile",
+    "random_attention": "Untrained attention", "tumour_mask": "Tumour share of the tile", "any": "Any tile",
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def plot_ranked_genes(
     return ax
 
 
-def plot_volcano(table: "pd.DataFrame", *, ax: "Axes", level: float = 0.05, n_named: int = 10) -> "Axes":
+def plot_volcano(table: "pd.DataFrame", *, ax: "Axes", level: float = 0.05, named: Sequence[str] = ()) -> "Axes":
     """Draw correlation against the permutation p-value of every gene.
 
     Parameters
@@ -71,8 +71,8 @@ def plot_volcano(table: "pd.DataFrame", *, ax: "Axes", level: float = 0.05, n_na
     ax : Axes
     level : float
         Of q; the line is the largest p that it lets pass.
-    n_named : int
-        Genes written beside their dots: the strongest ones.
+    named : sequence of str
+        Genes written beside their dots.
 
     Returns
     -------
@@ -96,9 +96,9 @@ def plot_volcano(table: "pd.DataFrame", *, ax: "Axes", level: float = 0.05, n_na
         note = f"FDR {level:.0%}: {len(passed)} of {len(table)}"
         ax.text(0.01, -np.log10(passed.max()) - 0.05 * height.max(), note, transform=ax.get_yaxis_transform(),
                 color=VERMILION, fontsize=6, va="top")  # fmt: skip
-    for _, row in table.nlargest(n_named, "value").iterrows():
+    for _, row in table[table["target"].isin(list(named))].iterrows():
         place = (row["value"], float(height[row.name] + jitter[table.index.get_loc(row.name)]))
-        ax.annotate(row["target"], place, xytext=(2, 2), textcoords="offset points", fontsize=5)
+        ax.annotate(row["target"], place, xytext=(1, 5), textcoords="offset points", fontsize=5.5)
     ax.axvline(0, color=GREY, lw=0.7, ls=":")
     ax.set_ylim(-0.06 * height.max(), 1.12 * height.max())
     ax.set_xlabel("held-out correlation of ranks")
@@ -269,7 +269,8 @@ def plot_deletion(table: "pd.DataFrame", *, ax: "Axes", title: str = "", unit: s
         colour = MAP_COLOURS.get(str(name), BLACK)
         ax.fill_between(100 * rows["share"], rows["ci_low"], rows["ci_high"], color=colour, alpha=0.15, lw=0)
         label = MAP_LABELS.get(str(name), str(name))
-        ax.plot(100 * rows["share"], rows["fall"], "o-", ms=2.5, color=colour, label=label, gid=str(name))
+        style = "o--" if name == "product" else "o-"
+        ax.plot(100 * rows["share"], rows["fall"], style, ms=2.5, color=colour, label=label, gid=str(name))
     ax.axhline(0, color=GREY, lw=0.7, ls=":")
     ax.set_xlabel("tiles taken away, highest first, %")
     ax.set_ylabel(f"change of the prediction, {unit} (95 % CI)")

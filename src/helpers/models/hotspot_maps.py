@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from helpers.models.inputs import KeepTiles, locate_tiles, read_slide, select_ti
 from helpers.models.planted_maps import PlantedTiles, measure_planted
 from helpers.models.study import Study
 from helpers.phantom.generate import read_maps
-from helpers.stats.hotspots import MIN_TILES, compare_maps, compute_entropy, judge_map
+from helpers.stats.hotspots import MIN_TILES, compare_maps, compute_entropy, judge_map, measure_deletion
 
 MIN_SHARE = 0.25
 """Planted share of a gene's variance from which it counts as linked to what a slide shows."""
@@ -275,6 +276,42 @@ def judge_random(
     return pd.DataFrame(rows)
 
 
+def delete_by_map(
+    study: Study, fits: Sequence[FittedArm], *, column: int, max_cases: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Take away the tiles that maps put highest, case by case, by models that did not see the case.
+
+    Parameters
+    ----------
+    study : Study
+    fits : sequence of FittedArm
+        Of the folds of the first partition.
+    column : int
+        The gene.
+    max_cases : int
+        Held-out cases taken, evenly over the folds.
+    rng : numpy Generator
+
+    Returns
+    -------
+    DataFrame
+        As `measure_deletion` gives it; bags are numbered through.
+    """
+    folds, tables = study.list_folds([0]), []
+    for number, ((repeat, fold), fit) in enumerate(zip(folds, fits, strict=True)):
+        held = study.locate(repeat, fold)[1][: max(1, max_cases // len(folds))]
+        bags = [study.bags[int(row)] for row in held]
+        maps = [explain_slide([fit], bag, columns=[column]) for bag in bags]
+        orders = {name: [np.argsort(-one[name][:, 0], kind="stable") for one in maps] for name in maps[0]}
+        curves = measure_deletion(partial(_predict_one, fit, column), bags, orders, rng=rng)
+        tables.append(curves.assign(bag=curves["bag"] + number * max_cases))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _predict_one(fit: FittedArm, column: int, bags: Sequence[np.ndarray]) -> np.ndarray:
+    return fit.predict(bags)[:, column]
+
+
 def measure_stability(
     study: Study, fits: Sequence[HotspotFit], slides: Sequence[SlideTiles], *, columns: Mapping[str, int]
 ) -> pd.DataFrame:
@@ -371,7 +408,8 @@ def pick_gallery(
             }))  # fmt: skip
     tiles, picked = pd.concat(parts, ignore_index=True), []
     for _, own in tiles.groupby("target", sort=False):
-        edges = np.linspace(*np.quantile(own["y_pred"], [0.02, 0.98]), n_bins + 1)
+        low, high = np.quantile(own["y_pred"], [0.02, 0.98])
+        edges = np.linspace(float(low), float(high), n_bins + 1)
         bins = np.clip(np.digitize(own["y_pred"], edges) - 1, 0, n_bins - 1)
         ranked = own.assign(bin=bins).sort_values("weight", ascending=False, kind="stable")
         picked.append(ranked.groupby("bin").head(1).sort_values("bin"))
