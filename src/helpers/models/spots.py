@@ -94,7 +94,8 @@ def normalise_spots(
     keyed = kept.assign(row=np.arange(len(kept)))[["slide_id", "spot_id", "row"]]
     joined = counts.merge(keyed, on=["slide_id", "spot_id"])
     seen = joined[joined["value"] > 0].groupby(["gene", "slide_id"], observed=True).size().unstack(fill_value=0)
-    share = seen / kept["slide_id"].value_counts()[seen.columns]
+    sections = kept["slide_id"].value_counts()
+    share = seen.reindex(columns=sections.index, fill_value=0) / sections
     genes = share.index[(share >= min_share).all(axis=1)]
     if not len(genes):
         msg = f"ModelError: no gene is seen in {min_share:.0%} of the spots of every section. Lower min_share."
