@@ -151,7 +151,8 @@ for ax, (name, rows) in zip(axes, judged.groupby("setting", sort=False), strict=
 run.save_figure(fig, "depth_trap", table=judged)
 
 # %% [markdown]
-# Each dot is a gene. On the dashed line the model of the gene does no better than a model of depth. Filled dots keep a partial correlation above 0 *and* beat the depth model, by their intervals.
+# Each dot is a gene. On the dashed line the model of the gene does no better than a model of depth. Filled dots keep a partial correlation above 0 *and* beat the depth model whatever its sign, by their intervals.
+# A gene of immune cells may fall with depth, since lymphocytes hold little RNA: then depth hides what the image sees, and the partial correlation exceeds the plain one.
 #
 # ## Predicted and measured, side by side
 

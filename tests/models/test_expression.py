@@ -53,7 +53,7 @@ def test_the_chosen_arm_is_the_one_with_the_least_inner_error() -> None:
             return np.full((len(tiles), 2), self.name)
 
     labels = np.arange(10.0).reshape(5, 2)
-    good_a, good_b = labels + [0, 5], labels + [5, 0]
+    good_a, good_b = labels + np.array([0, 5]), labels + np.array([5, 0])
     chosen = choose_arms({"one": Fixed(good_a, 1.0), "two": Fixed(good_b, 2.0)}, labels)
     assert chosen.which.tolist() == [0, 1]
     assert chosen.predict([0, 0]).tolist() == [[1, 2], [1, 2]]

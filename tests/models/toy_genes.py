@@ -11,7 +11,7 @@ def make_study(n: int = 60, *, n_frozen: int = 8) -> tuple[Study, pd.DataFrame]:
     """Two folds of sites and some frozen cases; gene a is linear in the mean of feature 0, gene b is noise."""
     rng = np.random.default_rng(4)
     latent = rng.normal(size=n)
-    bags = [rng.normal(size=(int(rng.integers(4, 12)), 3)) + [value, 0, 0] for value in latent]
+    bags = [rng.normal(size=(int(rng.integers(4, 12)), 3)) + np.array([value, 0, 0]) for value in latent]
     cases = pd.Index([f"{i:03d}" for i in range(n)], name="case_id")
     site = pd.Series([f"S{i % 6}" for i in range(n)], index=cases)
     rows = [(0, -1, case, "external") for case in cases[:n_frozen]]

@@ -158,7 +158,8 @@ def plot_paired_genes(
     low = float(np.nanmin([table["x"].min(), table["y"].min(), 0]))
     high = float(np.nanmax([table["x"].max(), table["y"].max()])) + 0.03
     ax.plot([low, high], [low, high], color=GREY, lw=0.7, ls="--", zorder=0, gid="identity")
-    ax.scatter(table["x"], table["y"], s=12, facecolors=np.where(filled, BLUE, "white"), edgecolors=BLUE, lw=0.6)
+    size = 12 if len(table) <= 300 else 4
+    ax.scatter(table["x"], table["y"], s=size, facecolors=np.where(filled, BLUE, "white"), edgecolors=BLUE, lw=0.5)
     for row in table[table["target"].isin(list(named))].itertuples():
         ax.annotate(row.target, (row.x, row.y), xytext=(3, -1), textcoords="offset points", fontsize=5.5)
     ax.set(xlim=(low - 0.02, high), ylim=(low - 0.02, high), aspect="equal")

@@ -243,7 +243,7 @@ def judge_spots(
     -------
     DataFrame
         gene, r, partial_r (given the measured depth), depth_r (of the model that predicts depth alone), gain (r less
-        depth_r), each but the second last with _low and _high; n, n_blocks. Measured and predicted values are centred
+        the size of depth_r, so that depth is beaten whatever its sign), each with _low and _high; n, n_blocks. Measured and predicted values are centred
         within a section first, so that no level between sections passes for agreement.
     """
     predicted, of_depth = predict_spots(data, train=train, test=test)
@@ -260,7 +260,7 @@ def judge_spots(
         "partial_r": correlate_weighted(left, right, counts),
         "depth_r": correlate_weighted(truth, values["depth"], counts),
     }
-    found["gain"] = found["r"] - found["depth_r"]
+    found["gain"] = found["r"] - np.abs(found["depth_r"])
     table = pd.DataFrame({"gene": data.expression.columns})
     for name, samples in found.items():
         bounds = np.array([compute_percentile_interval(column) for column in samples[1:].T])
