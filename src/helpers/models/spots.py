@@ -242,9 +242,9 @@ def judge_spots(
     Returns
     -------
     DataFrame
-        gene, r, partial_r (given the measured depth), depth_r (of the model that predicts depth alone), gain (r less
-        the size of depth_r, so that depth is beaten whatever its sign), each with _low and _high; n, n_blocks. Measured and predicted values are centred
-        within a section first, so that no level between sections passes for agreement.
+        gene; r; partial_r, given the measured depth; depth_r, of the model that predicts depth alone; gain, r less the
+        size of depth_r, so that depth is beaten whatever its sign; each with _low and _high; n, n_blocks. Measured and
+        predicted values are centred within a section first, so that no level between sections passes for agreement.
     """
     predicted, of_depth = predict_spots(data, train=train, test=test)
     slides = data.spots["slide_id"].to_numpy()[test]
