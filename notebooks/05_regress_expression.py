@@ -554,7 +554,7 @@ if located and len(readable):
     gallery = pick_gallery(study, map_fits, [s for s in located if s.slide_id in readable.index], columns=columns, n_bins=spec.n_bins)
     images = []
     for row in gallery.itertuples():
-        with open_slide(paths.resolve(readable[row.slide_id]), slide_id=row.slide_id) as opened:
+        with open_slide(paths.resolve(readable[row.slide_id]), slide_id=row.slide_id, fallback_mpp=row.mpp) as opened:
             images.append(opened.read_region_l0(row.x_l0, row.y_l0, round(row.tile_um / 0.5), round(row.tile_um / 0.5), 0.5))
     per_gene = gallery.groupby("target", sort=False)["bin"].nunique().max()
     if len(gallery) == per_gene * len(mapped):

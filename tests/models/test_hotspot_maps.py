@@ -73,7 +73,7 @@ def cohort():
         features = np.stack([2 * planted, rng.normal(size=36), rng.normal(size=36)], axis=1).astype(np.float32)
         values = pd.DataFrame({"proliferation": planted, "til": rng.normal(size=36), "tumour": rng.uniform(0.5, 1, 36)})
         truth = PlantedTiles(values, np.ones(36, bool), {"proliferation": grid[[planted.argmax()]] + 50, "til": np.empty((0, 2))})
-        slides.append(SlideTiles(f"s{i}", study.cases[10 + i], features, grid, grid.astype(int), 100.0, None, truth))
+        slides.append(SlideTiles(f"s{i}", study.cases[10 + i], features, grid, grid.astype(int), 100.0, None, 1.0, truth))
     return study, fits[arm], slides
 
 

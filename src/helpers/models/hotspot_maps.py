@@ -36,6 +36,8 @@ class SlideTiles:
         Upper left corners x, y.
     tile_um : float
     size_um : tuple of two floats, optional
+    mpp : float
+        Of level 0, um per px, as the tiles were read.
     planted : PlantedTiles, optional
         Where the truth is known.
     """
@@ -47,6 +49,7 @@ class SlideTiles:
     coords_l0: np.ndarray
     tile_um: float
     size_um: tuple[float, float] | None
+    mpp: float
     planted: PlantedTiles | None = None
 
 
@@ -87,7 +90,7 @@ def read_slide_tiles(
         planted = None
         if maps is not None and maps.is_file():
             planted = measure_planted(*read_maps(maps), coords_um=coords, tile_um=located.tile_um)
-        place = (coords, bag.coords_l0[chosen], located.tile_um, located.size_um)
+        place = (coords, bag.coords_l0[chosen], located.tile_um, located.size_um, float(bag.attributes["mpp_x"]))
         slides.append(SlideTiles(row.slide_id, row.case_id, bag.features[chosen], *place, planted))
     return slides
 
@@ -392,7 +395,7 @@ def pick_gallery(
     Returns
     -------
     DataFrame
-        target, bin, y_pred (value of the tile), attention (times the number of tiles), slide_id, x_l0, y_l0, tile_um.
+        target, bin, y_pred (value of the tile), attention (times the number of tiles), slide_id, x_l0, y_l0, tile_um, mpp.
     """
     parts = []
     for slide in slides:
@@ -404,7 +407,7 @@ def pick_gallery(
             parts.append(pd.DataFrame({
                 "target": gene, "y_pred": maps["value"][:, k], "weight": weight[:, k] * len(weight),
                 "slide_id": slide.slide_id, "x_l0": slide.coords_l0[:, 0], "y_l0": slide.coords_l0[:, 1],
-                "tile_um": slide.tile_um,
+                "tile_um": slide.tile_um, "mpp": slide.mpp,
             }))  # fmt: skip
     tiles, picked = pd.concat(parts, ignore_index=True), []
     for _, own in tiles.groupby("target", sort=False):
