@@ -395,7 +395,8 @@ def pick_gallery(
     Returns
     -------
     DataFrame
-        target, bin, y_pred (value of the tile), attention (times the number of tiles), slide_id, x_l0, y_l0, tile_um, mpp.
+        target, bin, y_pred (value of the tile), weight (attention times the number of tiles), slide_id, x_l0, y_l0,
+        tile_um, mpp.
     """
     parts = []
     for slide in slides:
