@@ -226,7 +226,6 @@ table = spearman[(spearman["split"] == "development") & (spearman["arm"] == spec
 table = table.merge(screen.rename(columns={"value": "screen_value"}), on="target").sort_values("value", ascending=False)
 ridge_value = spearman[(spearman["split"] == "development") & (spearman["arm"] == "ridge")].set_index("target")["value"]
 table["ridge"] = table["target"].map(ridge_value)
-run.save_table(table, "genes")
 table.head(12).round(3).style.hide(axis="index")
 
 # %%
@@ -329,6 +328,7 @@ if inside.sum() >= spec.min_stratum and not inside.all():
     fig, axes = new_figure(width_mm=95, height_mm=92)
     figures.plot_paired_genes(both.assign(found=both["q"] <= spec.level), ax=axes[0], xlabel=f"all cases (n = {len(inside)})", ylabel=f"ER+/HER2− only (n = {inside.sum()})", named=spec.shown_genes, title="Screen, filled: found within")
     run.save_figure(fig, "within_erpos_her2neg", table=both)
+run.save_table(table, "genes")
 strong = table[(table["ci_low"] >= 0.3) & table["found"]]
 lasting = strong[strong["within_p"] <= spec.level]
 print(f"{len(strong)} genes with a lower limit of 0.3 or more; {len(lasting)} of them significant among {inside.sum()} ER+/HER2− cases")
