@@ -7,6 +7,7 @@ import pytest
 from helpers.cohort.genes import (
     compute_cp10k,
     compute_ror_p,
+    list_genes,
     list_signatures,
     read_aliases,
     read_ror_weights,
@@ -24,8 +25,11 @@ def lengthen(wide: dict[str, dict[str, float]], unit: str = "log2") -> pd.DataFr
 
 
 def test_the_lists_are_the_published_ones():
-    assert list_signatures() == ("prolif11", "prosigna18", "pam50")
-    assert [len(read_signature(name)) for name in list_signatures()] == [11, 18, 50]
+    breast, colon = list_signatures()[:3], list_signatures()[3:]
+    assert breast == ("prolif11", "prosigna18", "pam50")
+    assert [len(read_signature(name)) for name in breast] == [11, 18, 50]
+    assert colon == ("colotype_cms1", "colotype_cms2", "colotype_cms3", "colotype_cms4", "colon_extra")
+    assert [len(read_signature(name)) for name in colon] == [10, 11, 11, 6, 4]
     assert set(read_signature("prolif11")) < set(read_signature("pam50"))
     assert set(read_signature("prosigna18")) < set(read_signature("pam50"))
     assert read_signature("MKI67") == ("MKI67",)
@@ -39,6 +43,17 @@ def test_the_old_symbols_of_pam50_are_aliases_of_current_ones():
 
 def test_symbols_are_found_under_either_name():
     assert resolve_symbols(["NUF2", "KNTC2"], ["CDCA1", "NDC80"]) == {"NUF2": "CDCA1", "KNTC2": "NDC80"}
+
+
+def test_a_list_of_signatures_and_genes_says_what_is_there_and_what_comes_near():
+    found = list_genes(["prolif11", "CDCA1", "MKI67", "LYX", "ESR"], ["CDCA1", "MKI67", "ESR2", "TYMS"]).set_index("gene")
+    assert list(found.index[:11]) == list(read_signature("prolif11")), "every gene once, in the order asked for"
+    assert found.loc["NUF2", "symbol"] == "CDCA1"
+    assert found["symbol"].notna().sum() == 3
+    assert found.loc["LYZ", "reason"] == "not measured; no symbol comes near"
+    assert found.loc["ESR1", "reason"] == "not measured; nearest symbols: ESR2"
+    everything = list_genes([], ["CDCA1", "TYMS"])
+    assert everything["symbol"].tolist() == ["CDCA1", "TYMS"], "no list: all genes of the table"
 
 
 def test_a_missing_gene_is_named_with_what_comes_near():

@@ -114,6 +114,33 @@ def resolve_symbols(genes: Iterable[str], available: Iterable[str]) -> dict[str,
     return found
 
 
+def list_genes(wanted: Sequence[str], available: Iterable[str]) -> pd.DataFrame:
+    """List the genes of signatures and single genes, each once, with the table's symbol or why there is none.
+
+    Parameters
+    ----------
+    wanted : sequence of str
+        Names of signatures ('pam50') and gene symbols, current or old; empty: every gene of the table.
+    available : iterable of str
+        Symbols of the table.
+
+    Returns
+    -------
+    DataFrame
+        gene (current HGNC symbol), symbol (of the table; None where absent), reason (empty, or what comes near).
+    """
+    present, aliases = list(dict.fromkeys(available)), read_aliases()
+    names = [gene for name in wanted for gene in read_signature(name)] if wanted else present
+    rows: list[dict[str, str | None]] = []
+    for gene in dict.fromkeys(aliases.get(name, name) for name in names):
+        old = [alias for alias, current in aliases.items() if current == gene]
+        symbol = next((name for name in [gene, *old] if name in present), None)
+        near = difflib.get_close_matches(gene, present, n=3, cutoff=0.6)
+        hint = f"nearest symbols: {', '.join(near)}" if near else "no symbol comes near"
+        rows.append({"gene": gene, "symbol": symbol, "reason": "" if symbol else f"not measured; {hint}"})
+    return pd.DataFrame(rows, columns=["gene", "symbol", "reason"])
+
+
 def _describe_missing(missing: list[str], present: list[str]) -> str:
     gene = missing[0]
     old = [alias for alias, current in read_aliases().items() if current == gene]

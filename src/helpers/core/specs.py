@@ -506,6 +506,81 @@ class ProliferationSpec(Spec):
         return self
 
 
+GeneArmName = Literal[
+    "ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "svr_linear", "svr_gaussian", "mean_mil",
+    "attention_mil", "attention_mil_plain", "multi_task", "as_published", "pool_mean", "pool_max", "pool_linear",
+    "pool_exponential", "top_k", "blend", "chosen",
+]  # fmt: skip
+"""Models of chapter 05; `helpers.models.expression.list_gene_arms` holds their recipes."""
+
+
+class ExpressionSpec(Spec):
+    """Chapter 05: which genes are predicted from which features, where, and how predictions and maps are judged."""
+
+    chapter: ClassVar[str] = "05_regress_expression"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "02")
+
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of nets, bootstraps, permutations and simulations")
+    genes: tuple[str, ...] = Field(
+        ("pam50",), description="signatures of data/genes.yaml and symbols, old names too; empty: every measured gene"
+    )
+    encoder: str = Field(
+        "stain_texture", min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders"
+    )
+    features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
+    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
+    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
+    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
+    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
+    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    max_brightness: Optional[float] = Field(
+        None, gt=0.0, le=255.0, description="brighter tiles are white and left out, grey levels; null: no such filter"
+    )
+    min_contrast: Optional[float] = Field(
+        None, ge=0.0, description="variance of a tile's Laplacian below which it is left out; null: no such filter"
+    )
+    halve_duplicates: bool = Field(
+        False, description="of slides whose column `duplicated` says so, read the half with more tiles"
+    )
+    arm: GeneArmName = Field("multi_task", description="declared model, one of `arms`; maps are its own")
+    arms: tuple[GeneArmName, ...] = Field(
+        ("ridge", "ridge_moments", "ridge_kernel", "multi_task", "chosen"),
+        min_length=1, description="models compared on all genes; `chosen` picks one per gene on inner folds",
+    )  # fmt: skip
+    n_repeats: int = Field(2, ge=1, le=1000, description="partitions on which arms are compared; the first is reported")
+    published_genes: tuple[str, ...] = Field(
+        ("MKI67",), description="genes that the published model is fitted to, one net per gene and split; empty: none"
+    )
+    published_arm: Literal["as_published", "pool_mean", "pool_max", "pool_linear", "pool_exponential", "top_k"] = Field(
+        "as_published", description="the published model, one of its poolings, or its baseline"
+    )
+    screen_freedom: float = Field(20.0, gt=0.0, description="effective degrees of freedom of the screen's ridge")
+    n_permutations: int = Field(499, ge=19, le=100_000, description="within-site permutations, every fold refitted")
+    level: float = Field(0.05, gt=0.0, lt=1.0, description="false discovery rate at which a gene counts as found")
+    n_simulated: int = Field(400, ge=0, le=100_000, description="phantoms only: cohorts drawn anew; 0: none")
+    n_simulated_permutations: int = Field(199, ge=19, le=100_000, description="permutations in each of those cohorts")
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")
+    shown_genes: tuple[str, ...] = Field(
+        ("ESR1", "MKI67", "UBE2C"), description="genes with rows of their own and a confounding panel"
+    )
+    label_columns: tuple[str, ...] = Field(
+        ("subtype", "er", "her2", "histology", "grade", "stage", "site"), description="labels of the confounding panel"
+    )
+    min_stratum: int = Field(12, ge=5, description="cases that a stratum or a class needs to be judged")
+    hotspot_genes: tuple[str, ...] = Field(("MKI67",), description="genes that are mapped and judged; empty: none")
+    hot_share: float = Field(0.2, gt=0.0, lt=1.0, description="tiles of a slide that count as hot, by planted value")
+    n_random: int = Field(40, ge=2, le=10_000, description="untrained attentions in the control")
+    n_bins: int = Field(7, ge=2, le=20, description="bins of tile values in the gallery")
+    map_slide: Optional[str] = Field(None, description="slide of the maps; null: of the highest prediction")
+
+    @model_validator(mode="after")
+    def _check_declared(self) -> Self:
+        if self.arm not in self.arms or "ridge" not in self.arms:
+            msg = f"arms {list(self.arms)} must name 'ridge', the reference, and the declared '{self.arm}'"
+            raise ValueError(msg)
+        return self
+
+
 class EndToEndSpec(Spec):
     """Chapter A2: a network that regresses slide labels from tiles (route a of chapter 03, recipe `group_proxy`)."""
 
@@ -613,3 +688,40 @@ class EmbeddedEncoderSpec(Spec):
     n_probe_external: int = Field(9, ge=3, le=10_000, description="slides of the external site drawn for the probes")
     seed: int = Field(90002, ge=0, le=2**31 - 1, description="of the probes' slides, bootstrap and random control")
     n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of slides")
+
+
+class SpotSpec(Spec):
+    """Appendix A3: which genes of spots are predicted from the tissue around them, and what depth alone would do."""
+
+    chapter: ClassVar[str] = "A3_predict_spots"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "01")
+
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of bootstraps")
+    encoders: tuple[str, ...] = Field(
+        ("stain_texture", "mean_colour"), min_length=1, description="read at every spot, side by side"
+    )
+    window_um: float = Field(200.0, ge=50.0, le=1000.0, description="edge of the square around a spot, um")
+    scale_by_slide: bool = Field(True, description="features centred and scaled within a section, without labels")
+    surroundings: bool = Field(True, description="the mean features of neighbouring spots stand beside a spot's own")
+    min_share: float = Field(0.2, gt=0.0, le=1.0, description="spots of every section in which a gene must be seen")
+    min_transcripts: int = Field(100, ge=1, description="spots with fewer are left out")
+    block_spots: int = Field(4, ge=1, le=50, description="edge of the patches that are resampled together, in spots")
+    settings: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = Field(
+        {
+            "B4 to C": (("B4",), ("C2", "C3", "C4")), "C to B4": (("C2", "C3", "C4"), ("B4",)),
+            "C2, C3 to C4": (("C2", "C3"), ("C4",)),
+        },
+        min_length=1, description="name: sections trained on, sections predicted",
+    )  # fmt: skip
+    shown_genes: tuple[str, ...] = Field(
+        ("FASN", "GNAS", "ACTG1", "ERBB2", "COL1A1"), description="genes with rows of their own"
+    )
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of patches of tissue")
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        for name, (train, test) in self.settings.items():
+            if not train or not test or set(train) & set(test):
+                msg = f"setting '{name}' trains on {list(train)} and predicts {list(test)}: give both, and apart"
+                raise ValueError(msg)
+        return self

@@ -796,6 +796,7 @@ def load_arm(arrays: Mapping[str, np.ndarray]) -> FittedArm:
     ModelError
         When the arrays are of no known arm.
     """
+    from helpers.models.hotspots import load_hotspots
     from helpers.models.mil import load_mil
 
     kind = str(arrays["arm"]) if "arm" in arrays else "none"
@@ -811,7 +812,10 @@ def load_arm(arrays: Mapping[str, np.ndarray]) -> FittedArm:
         return EnsembleFit(members=members, **{name: arrays[name] for name in names})
     if kind == "mil":
         return load_mil(arrays)
-    msg = f"ModelError: these arrays say arm '{kind}'; expected single, linear, ensemble or mil. Save with to_arrays."
+    if kind == "hotspots":
+        return load_hotspots(arrays)
+    known = "single, linear, ensemble, mil or hotspots"
+    msg = f"ModelError: these arrays say arm '{kind}'; expected {known}. Save with to_arrays."
     raise ModelError(msg)
 
 
