@@ -333,7 +333,7 @@ if spec.cohort == "phantom" and slides is not None:
 # %%
 written = {
     "cases": cases, "slides": slides, "expression": expression,
-    "spots": included.spots, "spot_expression": included.spot_expression,
+    "spots": included.spots, "spot_expression": included.spot_expression, "omics": included.omics,
 }
 for name, table in written.items():
     if table is not None:
