@@ -1,16 +1,15 @@
 """Fusion that uses both: gene groups and tiles look at each other, over residual paths that either can carry alone.
 
 What the published model lacks. Genes enter as one token per group (proliferation, luminal, …), so there is something
-to choose from; gene groups attend to tiles and tiles to gene groups. Beside the attention run residual paths: a
-logistic regression per modality, weighed by held-out inner predictions, which together are *late fusion*. Both are
-sums, of tiles and of gene groups, and that is where attention acts first: it says which tiles count, given the genes,
-and which gene groups count, given the tiles. It starts with all counting alike, and the other outputs of the network
-start at 0, so the first epoch begins at late fusion. During training one modality is hidden now and then, so a case
-with only one still gets a prediction, by weights made for that.
+to choose from; gene groups attend to tiles and tiles to gene groups, each token keeping what it was; and one modality
+is hidden now and then during training, so a case with only one still gets a prediction. Beside the network run
+residual paths: a logistic regression per modality. How much each path counts is learnt from held-out predictions
+inside the training part, for every pattern of presence; a path that only harms gets weight 0. Without the network that
+is *late fusion*.
 
-Inside a training part, inner folds (classes alike, sites whole) choose penalties, stop the training and choose the
-threshold; one network per inner fold trains on the others, all of them at once as batched matrix products, and they
-are averaged. The judged fold is no argument of anything here.
+Inside a training part, inner folds (classes alike, sites whole) choose penalties, stop the training, weigh the paths
+and choose the threshold; one network per inner fold trains on the others, all of them at once as batched matrix
+products, and they are averaged. The judged fold is no argument of anything here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from helpers.core.errors import ModelError
 from helpers.models.bags import Bags
-from helpers.models.logistic import CrossFitted, LogisticModel, Stack, fit_crossed, fit_stack, weigh_classes
+from helpers.models.logistic import CrossFitted, Stack, fit_crossed, fit_stack, weigh_classes
 from helpers.models.mil import fit_rotation
 from helpers.stats.classification import choose_threshold
 
@@ -46,8 +45,6 @@ class FusionRecipe:
         No attention: a hidden layer reads mean tile and gene tokens side by side.
     modalities : tuple of str
         What the arm may see.
-    anchored : bool
-        Late fusion runs beside the network; otherwise only the share of positives does.
     n_components : int
         Principal components of the tiles that the network reads.
     dim : int
@@ -65,7 +62,6 @@ class FusionRecipe:
     tiles_look: bool = True
     concat: bool = False
     modalities: tuple[Modality, ...] = BOTH
-    anchored: bool = True
     n_components: int = 32
     dim: int = 24
     dropout: float = 0.3
@@ -132,148 +128,6 @@ def lay_out_genes(groups: Mapping[str, Sequence[str]], genes: Sequence[str]) -> 
 
 
 @dataclass(frozen=True)
-class Residual:
-    """The residual paths: a logistic regression per modality, and how they add up for each pattern of presence.
-
-    Attributes
-    ----------
-    linear : dict of str to CrossFitted
-    stacks : dict of tuple of str to Stack
-    """
-
-    linear: dict[Modality, CrossFitted]
-    stacks: dict[tuple[Modality, ...], Stack]
-
-    def decide(self, inputs: Mapping[Modality, np.ndarray]) -> np.ndarray:
-        """Return the residual logit of cases under every pattern.
-
-        Parameters
-        ----------
-        inputs : mapping of str to ndarray, (n, d)
-            Pooled features, genes.
-
-        Returns
-        -------
-        ndarray, (n, n_patterns)
-            In the order of `PATTERNS`; NaN where a pattern needs a modality that the arm does not see.
-        """
-        return self.stack({name: fit.model.decide(inputs[name]) for name, fit in self.linear.items()})
-
-    def stack(self, logits: Mapping[Modality, np.ndarray]) -> np.ndarray:
-        """Add the logits of the modalities up under every pattern.
-
-        Parameters
-        ----------
-        logits : mapping of str to ndarray, (n,)
-
-        Returns
-        -------
-        ndarray, (n, n_patterns)
-        """
-        n = len(next(iter(logits.values())))
-        found = np.full((n, len(PATTERNS)), np.nan)
-        for i, pattern in enumerate(PATTERNS):
-            if pattern in self.stacks:
-                columns = np.column_stack([logits[name] for name in pattern])
-                found[:, i] = self.stacks[pattern].decide(np.clip(columns, -12, 12))
-        return found
-
-    @property
-    def held_out(self) -> np.ndarray:
-        """Residual logits of the training cases by models that did not see them, (n, n_patterns)."""
-        return self.stack({name: fit.held_out for name, fit in self.linear.items()})
-
-    def weigh(self, modality: Modality) -> np.ndarray:
-        """Weight of a modality's logit under every pattern, (n_patterns,); 0 where it has no part."""
-        found = np.zeros(len(PATTERNS))
-        for i, pattern in enumerate(PATTERNS):
-            if modality in pattern and pattern in self.stacks:
-                found[i] = self.stacks[pattern].coefficients[pattern.index(modality)]
-        return found
-
-    def split_genes(self, genes: np.ndarray, slots: "GeneSlots", *, held_out: bool = False) -> np.ndarray:
-        """Part the logit of the genes into what each group adds; a gene of several groups is shared among them.
-
-        Parameters
-        ----------
-        genes : ndarray, (n, n_genes)
-        slots : GeneSlots
-        held_out : bool
-            These are the training cases: each by the inner model that did not see it.
-
-        Returns
-        -------
-        ndarray, (n, n_groups)
-            Without the intercept.
-        """
-        if "genes" not in self.linear:
-            return np.zeros((len(genes), len(slots.names)))
-        share = slots.weights > 0
-        share = share / np.bincount(slots.columns, minlength=genes.shape[1])[slots.columns][:, None]
-
-        def part(model: LogisticModel, rows: np.ndarray) -> np.ndarray:
-            terms = (rows - model.mean) / model.scale * model.coefficients
-            return cast("np.ndarray", terms[:, slots.columns] @ share)
-
-        return _by_model(self.linear["genes"], genes, part, held_out=held_out)
-
-    def score_tiles(self, tiles: np.ndarray, case: np.ndarray, *, held_out: bool = False) -> np.ndarray:
-        """Logit of every tile, whose mean over a case is the case's.
-
-        Parameters
-        ----------
-        tiles : ndarray, (n_tiles, d)
-        case : ndarray, (n_tiles,), int
-            Position of the tile's case.
-        held_out : bool
-            As in `split_genes`.
-
-        Returns
-        -------
-        ndarray, (n_tiles,)
-        """
-        if "image" not in self.linear:
-            return np.zeros(len(tiles))
-        fit = self.linear["image"]
-        by_tile = CrossFitted(
-            fit.model, fit.inner, fit.folds[case] if held_out else fit.folds, fit.held_out, fit.penalty
-        )
-        return _by_model(by_tile, tiles, lambda model, rows: model.decide(rows), held_out=held_out)
-
-
-def _by_model(fit: CrossFitted, rows: np.ndarray, apply: Any, *, held_out: bool) -> np.ndarray:
-    """Apply the model to rows, or to each row the inner model whose fold it is in."""
-    if not held_out:
-        return cast("np.ndarray", apply(fit.model, rows))
-    parts = [apply(model, rows) for model in fit.inner]
-    return cast("np.ndarray", np.stack(parts)[fit.folds, np.arange(len(rows))])
-
-
-def fit_residual(inputs: Mapping[Modality, np.ndarray], y: np.ndarray, *, folds: np.ndarray) -> Residual:
-    """Fit the logistic regressions of a training part and stack them.
-
-    Parameters
-    ----------
-    inputs : mapping of str to ndarray, (n, d)
-        Of one or both modalities.
-    y : ndarray, (n,), 0 or 1
-    folds : ndarray, (n,), int
-        Inner folds.
-
-    Returns
-    -------
-    Residual
-    """
-    linear = {name: fit_crossed(values, y, folds=folds) for name, values in inputs.items()}
-    stacks = {
-        pattern: fit_stack(np.column_stack([linear[name].held_out for name in pattern]), y)
-        for pattern in PATTERNS
-        if set(pattern) <= set(linear)
-    }
-    return Residual(linear, stacks)
-
-
-@dataclass(frozen=True)
 class FusionInputs:
     """The cases of a study, or some of them.
 
@@ -325,29 +179,25 @@ class FusionFit:
 
     Attributes
     ----------
-    recipe : FusionRecipe or None
-        None for arms without a network (one modality's regression, late fusion).
-    residual : Residual
     modalities : tuple of str
-    threshold : float
-        Chosen on the inner held-out predictions.
-    inner : ndarray, (n,)
-        Logit of each training case by networks that did not train on it.
+        What the arm may see.
+    linear : dict of str to CrossFitted
+        The residual paths, by modality.
     network : Network or None
-    base : float
-        Logit of the share of positives, the base where the recipe is not anchored.
-    history : list of float
-        Inner log loss before the first epoch and after each.
+    stacks : dict of tuple of str to Stack
+        For each pattern of presence, how the paths add up: those of its modalities, then the network.
+    threshold : float
+        Chosen on `inner`.
+    inner : ndarray, (n,)
+        Logit of each training case by models that did not train on it, everything present.
     """
 
-    recipe: FusionRecipe | None
-    residual: Residual
     modalities: tuple[Modality, ...]
+    linear: dict[Modality, CrossFitted]
+    network: "Network | None"
+    stacks: dict[tuple[Modality, ...], Stack]
     threshold: float
     inner: np.ndarray
-    network: "Network | None" = None
-    base: float = 0.0
-    history: tuple[float, ...] = ()
 
     def decide(self, inputs: FusionInputs, *, present: tuple[Modality, ...] | None = None) -> np.ndarray:
         """Return logits.
@@ -368,15 +218,15 @@ class FusionFit:
             When the arm was not made for these modalities.
         """
         present = self.modalities if present is None else tuple(m for m in BOTH if m in present)
-        if not present or not set(present) <= set(self.modalities):
+        if present not in self.stacks:
             given = ", ".join(present) or "nothing"
             msg = f"ModelError: an arm of {', '.join(self.modalities)} cannot predict from {given}."
             raise ModelError(msg)
-        if self.network is None or self.recipe is None:
-            return self.residual.decide(inputs.pool(self.modalities))[:, PATTERNS.index(present)]
-        anchored = self.recipe.anchored
-        base = self.residual.decide(inputs.pool(self.modalities))[:, PATTERNS.index(present)] if anchored else self.base
-        return base + self.network.predict(inputs, present, residual=self.residual).mean(axis=0)
+        pooled = inputs.pool([name for name in present if name in self.linear])
+        logits = [self.linear[name].model.decide(values) for name, values in pooled.items()]
+        if self.network is not None:
+            logits.append(self.network.predict(inputs, present).mean(axis=0))
+        return self.stacks[present].decide(np.column_stack(logits))
 
     def predict(self, inputs: FusionInputs, *, present: tuple[Modality, ...] | None = None) -> np.ndarray:
         """Return probabilities of the positive class; see `decide`.
@@ -390,7 +240,7 @@ class FusionFit:
         -------
         ndarray, (n,)
         """
-        return cast("np.ndarray", 1 / (1 + np.exp(-np.clip(self.decide(inputs, present=present), -30, 30))))
+        return squash(self.decide(inputs, present=present))
 
     def attend(self, inputs: FusionInputs) -> tuple[np.ndarray, np.ndarray]:
         """Return where the gene groups of one case look, and what each tile adds through each group.
@@ -405,71 +255,93 @@ class FusionFit:
         attention : ndarray, (n_groups, n_tiles)
             Each row sums to 1; averaged over networks.
         contribution : ndarray, (n_groups, n_tiles)
-            Attention times what the tile says to the group, in units of the logit; averaged over networks.
+            Attention times what the tile says to the group, in units of the network's logit; averaged over networks.
 
         Raises
         ------
         ModelError
             When no gene group looks at tiles in this arm, or several cases are given.
         """
-        if self.network is None or self.recipe is None or not self.recipe.genes_look or len(inputs.bags) != 1:
+        if self.network is None or not self.network.recipe.genes_look or len(inputs.bags) != 1:
             msg = f"ModelError: {len(inputs.bags)} cases, expected one, of an arm whose gene groups look at tiles."
             raise ModelError(msg)
         return self.network.attend(inputs)
 
 
-def fit_linear(
-    inputs: FusionInputs, y: np.ndarray, *, modalities: tuple[Modality, ...], folds: np.ndarray
-) -> FusionFit:
-    """Fit one modality's logistic regression, or late fusion of both.
+def squash(logit: np.ndarray) -> np.ndarray:
+    """Turn logits into probabilities.
+
+    Parameters
+    ----------
+    logit : ndarray
+
+    Returns
+    -------
+    ndarray
+    """
+    return cast("np.ndarray", 1 / (1 + np.exp(-np.clip(logit, -30, 30))))
+
+
+def fit_paths(inputs: FusionInputs, y: np.ndarray, *, folds: np.ndarray) -> dict[Modality, CrossFitted]:
+    """Fit the residual paths: a logistic regression of either modality.
 
     Parameters
     ----------
     inputs : FusionInputs
         Of the training part.
     y : ndarray, (n,), 0 or 1
-    modalities : tuple of str
     folds : ndarray, (n,), int
+        Inner folds.
 
     Returns
     -------
-    FusionFit
+    dict of str to CrossFitted
     """
-    residual = fit_residual(inputs.pool(modalities), y, folds=folds)
-    return wrap_residual(residual, y, modalities=modalities)
+    return {name: fit_crossed(values, y, folds=folds) for name, values in inputs.pool().items()}
 
 
-def wrap_residual(residual: Residual, y: np.ndarray, *, modalities: tuple[Modality, ...]) -> FusionFit:
-    """Make an arm of residual paths that were fitted already.
+def combine_paths(
+    y: np.ndarray,
+    *,
+    modalities: tuple[Modality, ...],
+    linear: Mapping[Modality, CrossFitted],
+    network: "Network | None" = None,
+) -> FusionFit:
+    """Weigh paths by their held-out predictions, for every pattern of presence, and choose the threshold.
 
     Parameters
     ----------
-    residual : Residual
-        Of these modalities, or of both.
     y : ndarray, (n,), 0 or 1
     modalities : tuple of str
+        What the arm may see.
+    linear : mapping of str to CrossFitted
+        Those of other modalities are left out; an arm of the network alone has none.
+    network : Network, optional
+        Trained, on the same cases.
 
     Returns
     -------
     FusionFit
     """
-    part = Residual(
-        {name: residual.linear[name] for name in modalities},
-        {pattern: stack for pattern, stack in residual.stacks.items() if set(pattern) <= set(modalities)},
-    )
-    inner = part.held_out[:, PATTERNS.index(modalities)]
-    return FusionFit(None, part, modalities, choose_threshold(y, _squash(inner)), inner)
+    linear = {name: linear[name] for name in modalities if name in linear}
+    stacks: dict[tuple[Modality, ...], Stack] = {}
+    inner = np.zeros(len(y))
+    for i, pattern in enumerate(PATTERNS):
+        if not set(pattern) <= set(modalities):
+            continue
+        logits = [linear[name].held_out for name in pattern if name in linear]
+        if network is not None:
+            logits.append(network.held_out[:, i])
+        stacks[pattern] = fit_stack(np.column_stack(logits), y)
+        if pattern == modalities:
+            inner = stacks[pattern].decide(np.column_stack(logits))
+    return FusionFit(modalities, linear, network, stacks, choose_threshold(y, squash(inner)), inner)
 
 
-def _squash(logit: np.ndarray) -> np.ndarray:
-    return cast("np.ndarray", 1 / (1 + np.exp(-np.clip(logit, -30, 30))))
-
-
-def fit_fusion(
-    inputs: FusionInputs, y: np.ndarray, *, slots: GeneSlots, recipe: FusionRecipe, folds: np.ndarray, seed: int,
-    residual: Residual | None = None,
-) -> FusionFit:  # fmt: skip
-    """Fit a fusion network over its residual paths.
+def train_network(
+    inputs: FusionInputs, y: np.ndarray, *, slots: GeneSlots, recipe: FusionRecipe, folds: np.ndarray, seed: int
+) -> "Network":
+    """Train the networks of all inner folds at once.
 
     Parameters
     ----------
@@ -481,21 +353,15 @@ def fit_fusion(
     folds : ndarray, (n,), int
         Inner folds: network m trains on all but fold m, and stops by that one.
     seed : int
-    residual : Residual, optional
-        Of both modalities, where it was fitted already to the same cases and folds.
 
     Returns
     -------
-    FusionFit
+    Network
+        With `held_out` and `history`.
     """
-    residual = fit_residual(inputs.pool(recipe.modalities), y, folds=folds) if residual is None else residual
-    residual = wrap_residual(residual, y, modalities=recipe.modalities).residual
-    _, shift = weigh_classes(y)
     network = Network.draw(inputs, slots, recipe, n_nets=int(folds.max()) + 1, seed=seed)
-    training = _Training(network, inputs, y, residual, folds, seed)
-    history = training.run()
-    threshold = choose_threshold(y, _squash(training.inner))
-    return FusionFit(recipe, residual, recipe.modalities, threshold, training.inner, network, -shift, tuple(history))
+    _Training(network, inputs, y, folds, seed).run()
+    return network
 
 
 class Cases(NamedTuple):
@@ -506,16 +372,11 @@ class Cases(NamedTuple):
     tiles : Tensor, (nets, cases, tiles, p)
     mask : Tensor, (nets, cases, tiles), bool; True for real tiles
     slots : Tensor, (nets, cases, n_slots)
-    tile_logits : Tensor, (nets, cases, tiles)
-        Of the residual path.
-    group_logits : Tensor, (nets, cases, n_groups)
     """
 
     tiles: "Tensor"
     mask: "Tensor"
     slots: "Tensor"
-    tile_logits: "Tensor"
-    group_logits: "Tensor"
 
 
 class Network:
@@ -530,6 +391,13 @@ class Network:
     weights : dict of str to Tensor
     seed : int
         Of the tiles that are drawn from bags larger than `max_tiles`.
+
+    Attributes
+    ----------
+    held_out : ndarray, (n, n_patterns)
+        Logit of each training case by the network that did not train on it, under every pattern of presence.
+    history : list of float
+        Inner log loss before the first epoch and after each.
     """
 
     def __init__(
@@ -544,6 +412,7 @@ class Network:
 
         self.recipe, self.slots, self.scaling, self.weights, self.seed = recipe, slots, scaling, weights, seed
         self.groups = torch.as_tensor(slots.weights, dtype=torch.float32)
+        self.held_out, self.history = np.zeros((0, len(PATTERNS))), []  # type: tuple[np.ndarray, list[float]]
 
     @classmethod
     def draw(cls, inputs: FusionInputs, slots: GeneSlots, recipe: FusionRecipe, *, n_nets: int, seed: int) -> "Network":
@@ -572,13 +441,11 @@ class Network:
         }  # fmt: skip
         rng = np.random.default_rng([seed, 1])
         p, h, (s, g) = rotation.shape[1], recipe.dim, slots.weights.shape
-        last, even = (0.0, 0.0) if recipe.anchored else (1.0, 1 / np.sqrt(h))
-        inside = 1 / np.sqrt(h)
+        inside, last = 1 / np.sqrt(h), 1.0
         shapes: dict[str, tuple[tuple[int, ...], float]] = {
             "tile": ((p, h), 1 / np.sqrt(p)), "tile_bias": ((1, h), 0.3), "gene": ((s, h), 1.0),
-            "gene_bias": ((g, h), 1.0),
-            "q": ((h, h), even), "k": ((h, h), inside), "v": ((h, h), inside),
-            "q2": ((h, h), even), "k2": ((h, h), inside), "v2": ((h, h), inside),
+            "gene_bias": ((g, h), 0.3), "q": ((h, h), inside), "k": ((h, h), inside), "v": ((h, h), inside),
+            "q2": ((h, h), inside), "k2": ((h, h), inside), "v2": ((h, h), inside),
             "hidden": (((g + 1) * h, h), 1 / np.sqrt((g + 1) * h)), "hidden_bias": ((1, h), 0.0),
             "out_gene": ((g, h), last), "out_tile": ((1, h), last), "out_hidden": ((1, h), last),
             "out_bias": ((1, 1), 0.0),
@@ -629,16 +496,14 @@ class Network:
             scores = scores.masked_fill(~mask[..., None, :], -1e9)
         return scores.softmax(dim=-1), v
 
-    def forward(self, cases: Cases, present: "Tensor", weights: "Tensor", keep: "Tensor | float" = 1.0) -> "Tensor":
-        """Return what the network adds to the residual logit, (nets, cases).
+    def forward(self, cases: Cases, present: "Tensor", keep: "Tensor | float" = 1.0) -> "Tensor":
+        """Return logits, (nets, cases).
 
         Parameters
         ----------
         cases : Cases
         present : Tensor, (nets or 1, cases, 2)
             1 where the image, and the genes, are there; what is missing is read as that of an average case.
-        weights : Tensor, (nets or 1, cases, 2)
-            Of the image's and the genes' residual logit.
         keep : Tensor, (nets, cases, 1, h), or 1
             Dropout of token features.
 
@@ -652,34 +517,28 @@ class Network:
         has_image, has_genes = present[..., 0], present[..., 1]
         tiles = self.embed_tiles(cases.tiles * has_image[..., None, None]) * keep  # (nets, cases, tiles, h)
         genes = self.embed_genes(cases.slots * has_genes[..., None]) * keep  # (nets, cases, groups, h)
-        real = cases.mask / cases.mask.sum(dim=-1, keepdim=True)  # (nets, cases, tiles)
+        real = (cases.mask / cases.mask.sum(dim=-1, keepdim=True))[..., None]  # (nets, cases, tiles, 1)
         if recipe.concat:
-            read = torch.cat([(tiles * real[..., None]).sum(dim=2), genes.flatten(2)], dim=2)
+            read = torch.cat([(tiles * real).sum(dim=2), genes.flatten(2)], dim=2)
             hidden = torch.relu(read @ w["hidden"] + w["hidden_bias"])
-            return cast("Tensor", (hidden * w["out_hidden"]).sum(dim=-1) / size + w["out_bias"][..., 0])
-        seen, told, moved = genes, tiles, 0.0
+            return (hidden * w["out_hidden"]).sum(dim=-1) / size + w["out_bias"][..., 0]
+        seen, told = genes, tiles
         if recipe.genes_look:
             attention, values = self.look(genes, tiles, "tiles", cases.mask)
-            seen = genes + attention @ values
-            moved = moved + weights[..., 0] * ((attention.mean(dim=2) - real) * cases.tile_logits).sum(dim=-1)
+            seen = genes + attention @ values  # each group keeps what it was, and adds what it saw
         if recipe.tiles_look:
             attention, values = self.look(tiles, genes, "genes")
             told = tiles + attention @ values
-            counts = (attention * real[..., None]).sum(dim=2) * attention.shape[-1] - 1
-            moved = moved + weights[..., 1] * (counts * cases.group_logits).sum(dim=-1)
         by_group = (seen * w["out_gene"][:, None]).sum(dim=(2, 3)) / (size * np.sqrt(genes.shape[2]))
-        by_tile = ((told * real[..., None]).sum(dim=2) * w["out_tile"]).sum(dim=-1) / size
-        return cast("Tensor", moved + by_group + has_image * by_tile + w["out_bias"][..., 0])
+        by_tile = ((told * real).sum(dim=2) * w["out_tile"]).sum(dim=-1) / size
+        return by_group + has_image * by_tile + w["out_bias"][..., 0]
 
-    def lay_out(self, inputs: FusionInputs, residual: Residual, *, held_out: bool = False) -> Cases:
+    def lay_out(self, inputs: FusionInputs) -> Cases:
         """Lay cases out with a mask over tiles; of bags larger than `max_tiles` that many are drawn, once.
 
         Parameters
         ----------
         inputs : FusionInputs
-        residual : Residual
-        held_out : bool
-            These are the training cases: residual logits by models that did not see them.
 
         Returns
         -------
@@ -689,45 +548,25 @@ class Network:
         import torch
 
         sizes = np.minimum(inputs.bags.sizes, self.recipe.max_tiles)
-        chosen = [bag[self._draw_rows(len(bag))] for bag in inputs.bags]
         owner = np.repeat(np.arange(len(sizes)), sizes)
         within = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        together = np.concatenate(chosen)
         tiles = torch.zeros((len(sizes), int(sizes.max()), self.weights["tile"].shape[1]))
-        tile_logits = torch.zeros(tiles.shape[:2])
-        tiles[owner, within] = self.scale_tiles(together)
-        groups = np.zeros((len(sizes), len(self.slots.names)))
-        if self.recipe.anchored:
-            scores = residual.score_tiles(together, owner, held_out=held_out)
-            tile_logits[owner, within] = torch.as_tensor(np.clip(scores, -12, 12), dtype=torch.float32)
-            groups = np.clip(residual.split_genes(inputs.genes, self.slots, held_out=held_out), -12, 12)
+        tiles[owner, within] = self.scale_tiles(np.concatenate([bag[self._draw_rows(len(bag))] for bag in inputs.bags]))
         mask = torch.arange(tiles.shape[1])[None] < torch.as_tensor(sizes)[:, None]
-        group_logits = torch.as_tensor(groups, dtype=torch.float32)
-        return Cases(
-            tiles[None], mask[None], self.scale_genes(inputs.genes)[None], tile_logits[None], group_logits[None]
-        )
+        return Cases(tiles[None], mask[None], self.scale_genes(inputs.genes)[None])
 
     def _draw_rows(self, n: int) -> Any:
         if n <= self.recipe.max_tiles:
             return slice(None)
         return np.random.default_rng([self.seed, 2]).permutation(n)[: self.recipe.max_tiles]
 
-    def weigh(self, residual: Residual) -> np.ndarray:
-        """Weights of the image's and the genes' residual logit under every pattern, (n_patterns, 2)."""
-        if not self.recipe.anchored:
-            return np.zeros((len(PATTERNS), len(BOTH)))
-        return np.column_stack([residual.weigh(name) for name in BOTH])
-
-    def predict(
-        self, inputs: FusionInputs, present: tuple[Modality, ...], *, residual: Residual, chunk: int = 128
-    ) -> np.ndarray:
-        """Return what every network adds to the residual logit, (nets, cases).
+    def predict(self, inputs: FusionInputs, present: tuple[Modality, ...], *, chunk: int = 128) -> np.ndarray:
+        """Return the logits of every network, (nets, cases).
 
         Parameters
         ----------
         inputs : FusionInputs
         present : tuple of str
-        residual : Residual
         chunk : int
             Cases at a time.
 
@@ -738,13 +577,10 @@ class Network:
         import torch
 
         parts = []
-        there = torch.tensor([float("image" in present), float("genes" in present)])
-        weights = torch.as_tensor(self.weigh(residual)[PATTERNS.index(present)], dtype=torch.float32)
         with torch.no_grad():
             for start in range(0, len(inputs.bags), chunk):
                 rows = np.arange(start, min(start + chunk, len(inputs.bags)))
-                cases, shape = self.lay_out(inputs.take(rows), residual), (1, len(rows), 2)
-                parts.append(self.forward(cases, there.expand(shape), weights.expand(shape)))
+                parts.append(self.forward(self.lay_out(inputs.take(rows)), mark_present(present, len(rows))))
         return torch.cat(parts, dim=1).numpy().astype(float)
 
     def attend(self, inputs: FusionInputs) -> tuple[np.ndarray, np.ndarray]:
@@ -760,50 +596,52 @@ class Network:
         return attention[:, 0].mean(0).numpy().astype(float), (attention * told)[:, 0].mean(0).numpy().astype(float)
 
 
+def mark_present(present: Sequence[Modality], n: int) -> "Tensor":
+    """Return which modalities n cases have, (1, n, 2)."""
+    import torch
+
+    return torch.tensor([float(name in present) for name in BOTH]).expand(1, n, 2)
+
+
 class _Training:
     """One run: all networks of a fit at once; the best epoch over the inner folds together is kept."""
 
-    def __init__(
-        self, network: Network, inputs: FusionInputs, y: np.ndarray, residual: Residual, folds: np.ndarray, seed: int
-    ) -> None:
+    def __init__(self, network: Network, inputs: FusionInputs, y: np.ndarray, folds: np.ndarray, seed: int) -> None:
         import torch
 
         self.network, self.recipe, self.folds = network, network.recipe, folds
         self.n_nets = int(folds.max()) + 1
         self.generator = torch.Generator().manual_seed(seed)
-        self.cases = Cases(*(part[0] for part in network.lay_out(inputs, residual, held_out=True)))
+        self.cases = Cases(*(part[0] for part in network.lay_out(inputs)))
         self.sizes = self.cases.mask.sum(dim=1)
         self.y = torch.as_tensor(y, dtype=torch.float32)
-        weights, shift = weigh_classes(y)
-        self.weights, self.shift = torch.as_tensor(weights, dtype=torch.float32), shift
-        base = residual.held_out if self.recipe.anchored else np.full((len(y), len(PATTERNS)), -shift)
-        self.base = torch.as_tensor(np.nan_to_num(base), dtype=torch.float32)
-        self.residual_weights = torch.as_tensor(network.weigh(residual), dtype=torch.float32)
+        weights, self.shift = weigh_classes(y)
+        self.weights = torch.as_tensor(weights, dtype=torch.float32)
         self.train = [torch.as_tensor(np.flatnonzero(folds != m)) for m in range(self.n_nets)]
-        self.inner = np.zeros(len(y))
 
-    def run(self) -> list[float]:
+    def run(self) -> None:
         """Train until the inner log loss has not fallen for `patience` epochs; the network keeps the best weights."""
         import torch
 
-        weights = self.network.weights
+        network, pattern = self.network, self.recipe.modalities
         optimiser = torch.optim.AdamW(
-            list(weights.values()), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+            list(network.weights.values()), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
         )
-        loss, self.inner = self.judge()
-        best, since, history = (loss, self.copy(), self.inner), 0, [loss]
+        history = [self.judge(pattern)[0]]
+        best, since = (history[0], self.copy()), 0
         for _ in range(self.recipe.max_epochs):
             for batch in self.deal():
                 optimiser.zero_grad(set_to_none=True)
                 self.lose(batch).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-            loss, inner = self.judge()
-            history.append(loss)
-            best, since = ((loss, self.copy(), inner), 0) if loss < best[0] else (best, since + 1)
+            history.append(self.judge(pattern)[0])
+            best, since = ((history[-1], self.copy()), 0) if history[-1] < best[0] else (best, since + 1)
             if since >= self.recipe.patience:
                 break
-        self.network.weights, self.inner = best[1], best[2]
-        return history
+        network.weights, network.history = best[1], history
+        network.weights["out_bias"] = network.weights["out_bias"] - self.shift  # the classes' own shares again
+        self.shift = 0.0
+        network.held_out = np.column_stack([self.judge(pattern)[1] for pattern in PATTERNS])
 
     def copy(self) -> "dict[str, Tensor]":
         """Return the weights as tensors of their own."""
@@ -825,49 +663,33 @@ class _Training:
         m, b = batch.shape
         t = self.recipe.tiles_per_case
         drawn = (torch.rand((m, b, t), generator=self.generator) * self.sizes[batch][..., None]).long()
-        at = (batch[..., None], drawn)
         everything = torch.ones((m, b, t), dtype=torch.bool)
-        cases = Cases(
-            self.cases.tiles[at],
-            everything,
-            self.cases.slots[batch],
-            self.cases.tile_logits[at],
-            self.cases.group_logits[batch],
-        )
-        pattern = self.hide(m, b)
-        present = torch.stack([pattern != 2, pattern != 1], dim=-1).float()
+        cases = Cases(self.cases.tiles[batch[..., None], drawn], everything, self.cases.slots[batch])
         keep = torch.rand((m, b, 1, self.recipe.dim), generator=self.generator) >= self.recipe.dropout
-        keep = keep / (1 - self.recipe.dropout)
-        added = self.network.forward(cases, present, self.residual_weights[pattern], keep)
-        base = self.base[batch].gather(2, pattern[..., None])[..., 0]
+        logits = self.network.forward(cases, self.hide(m, b), keep / (1 - self.recipe.dropout))
         lose = torch.nn.functional.binary_cross_entropy_with_logits
-        return lose(base + added + self.shift, self.y[batch], self.weights[batch], reduction="none").mean(dim=1).sum()
+        return lose(logits, self.y[batch], self.weights[batch], reduction="none").mean(dim=1).sum()
 
     def hide(self, m: int, b: int) -> "Tensor":
-        """Draw which pattern of presence each training case shows, (m, b): 0 both, 1 image only, 2 genes only."""
+        """Draw which modalities each training case shows, (m, b, 2): all that the arm may see, or only one."""
         import torch
 
         if self.recipe.modalities != BOTH:
-            return torch.full((m, b), PATTERNS.index(self.recipe.modalities))
-        chance = torch.rand((m, b), generator=self.generator)
-        rate = self.recipe.modality_dropout
-        return (chance < 2 * rate).long() + (chance < rate).long()
+            return mark_present(self.recipe.modalities, b).expand(m, b, 2)
+        chance, rate = torch.rand((m, b), generator=self.generator), self.recipe.modality_dropout
+        return torch.stack([chance >= rate, (chance < rate) | (chance >= 2 * rate)], dim=-1).float()
 
-    def judge(self) -> tuple[float, np.ndarray]:
+    def judge(self, present: tuple[Modality, ...]) -> tuple[float, np.ndarray]:
         """Log loss, and logits, of all training cases by the networks that did not train on them."""
         import torch
 
-        pattern = PATTERNS.index(self.recipe.modalities)
-        there = torch.tensor([float("image" in self.recipe.modalities), float("genes" in self.recipe.modalities)])
         logits = torch.zeros(len(self.y))
         with torch.no_grad():
             for m in range(self.n_nets):
                 rows = torch.as_tensor(np.flatnonzero(self.folds == m))
                 one = Network(self.recipe, self.network.slots, self.network.scaling, self._pick(m), self.network.seed)
                 cases = Cases(*(part[None, rows] for part in self.cases))
-                shape = (1, len(rows), 2)
-                weights = self.residual_weights[pattern].expand(shape)
-                logits[rows] = self.base[rows, pattern] + one.forward(cases, there.expand(shape), weights)[0]
+                logits[rows] = one.forward(cases, mark_present(present, len(rows)))[0] - self.shift
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, self.y)
         return float(loss), logits.numpy().astype(float)
 

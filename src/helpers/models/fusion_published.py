@@ -291,8 +291,9 @@ def _train(
 
 def _penalise(network: "nn.Module") -> "Tensor":
     """Sum of squared weights of the head's dense layers."""
-    dense = [network.head[0], network.head[2], network.out]  # type: ignore[index]
-    return cast("Tensor", sum((layer.weight**2).sum() for layer in dense))  # type: ignore[union-attr, misc]
+    head, out = cast("nn.ModuleList", network.head), cast("nn.Linear", network.out)
+    dense = [cast("nn.Linear", head[0]), cast("nn.Linear", head[2]), out]
+    return cast("Tensor", sum((layer.weight**2).sum() for layer in dense))
 
 
 def _deal(rows: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -492,7 +493,7 @@ def demonstrate_image_use(
         table, summary = measure_image_use(network, tiles, genes, order=order)
         moved = {f"{name}_weights_moved": _compare_weights(network, start, part) for name, part in _BRANCHES.items()}
         outputs.append(table.assign(kind=kind))
-        rows.append({"kind": kind} | summary | moved)
+        rows.append({"kind": kind, **summary, **moved})
     return pd.concat(outputs, ignore_index=True), pd.DataFrame(rows)
 
 

@@ -17,11 +17,11 @@ from helpers.models.fusion import (
     FusionInputs,
     FusionRecipe,
     Modality,
-    Residual,
-    fit_fusion,
-    fit_residual,
+    combine_paths,
+    fit_paths,
     lay_out_genes,
-    wrap_residual,
+    squash,
+    train_network,
 )
 from helpers.models.logistic import plan_inner_classes
 from helpers.models.study import limit_threads
@@ -37,12 +37,15 @@ class FusionArm:
     modalities : tuple of str
     network : FusionRecipe or None
         None: the logistic regression of one modality, or late fusion of both.
+    residual : bool
+        The logistic regressions run beside the network.
     permute : str
         'image' or 'genes': exchanged between cases of one site, in training and in test; '' for none.
     """
 
     modalities: tuple[Modality, ...] = BOTH
     network: FusionRecipe | None = None
+    residual: bool = True
     permute: str = ""
 
 
@@ -62,21 +65,21 @@ def list_fusion_arms(recipe: FusionRecipe | None = None) -> dict[str, FusionArm]
     return {
         "image_linear": FusionArm(modalities=("image",)),
         "genes_linear": FusionArm(modalities=("genes",)),
-        "image_net": FusionArm(modalities=("image",), network=replace(both, modalities=("image",))),
-        "genes_net": FusionArm(modalities=("genes",), network=replace(both, modalities=("genes",))),
+        "image_net": FusionArm(modalities=("image",), network=replace(both, modalities=("image",)), residual=False),
+        "genes_net": FusionArm(modalities=("genes",), network=replace(both, modalities=("genes",)), residual=False),
         "late_fusion": FusionArm(),
         "concat": FusionArm(network=replace(both, concat=True)),
         "cross_genes_look": FusionArm(network=replace(both, tiles_look=False)),
         "cross_tiles_look": FusionArm(network=replace(both, genes_look=False)),
         "cross_attention": FusionArm(network=both),
-        "cross_attention_plain": FusionArm(network=replace(both, anchored=False)),
+        "cross_attention_plain": FusionArm(network=both, residual=False),
         "image_permuted": FusionArm(network=both, permute="image"),
         "genes_permuted": FusionArm(network=both, permute="genes"),
     }
 
 
 FUSION_ARMS: Final = tuple(list_fusion_arms())
-MISSING: Final = {"without_images": ("genes",), "without_genes": ("image",)}
+MISSING: Final[dict[str, tuple[Modality, ...]]] = {"without_images": ("genes",), "without_genes": ("image",)}
 """Predictions of the declared network for cases that lack a modality: end of the arm's name to what is present."""
 
 
@@ -288,19 +291,21 @@ def fit_fusion_arms(
     y, sites = study.labels.to_numpy()[train], study.site.astype(str).to_numpy()[train]
     folds = plan_inner_classes(y, groups=sites, n_folds=study.recipe.n_inner, seed=study.seed + fold)
     slots = lay_out_genes(study.groups, study.genes)
-    shared: dict[str, tuple[FusionInputs, Residual]] = {}
+    seed = int(np.random.SeedSequence([study.seed, repeat, fold]).generate_state(1)[0])
+    parts, paths, networks = {}, {}, {}  # type: ignore[var-annotated]
     fitted = {}
     for name in arms:
         arm = known[name]
-        if arm.permute not in shared:
-            part = study.inputs.take(train, **find_exchange(study, arm.permute, repeat))
-            shared[arm.permute] = part, fit_residual(part.pool(), y, folds=folds)
-        part, residual = shared[arm.permute]
-        if arm.network is None:
-            fitted[name] = wrap_residual(residual, y, modalities=arm.modalities)
-            continue
-        seed = int(np.random.SeedSequence([study.seed, repeat, fold]).generate_state(1)[0])
-        fitted[name] = fit_fusion(part, y, slots=slots, recipe=arm.network, folds=folds, seed=seed, residual=residual)
+        if arm.permute not in parts:
+            parts[arm.permute] = study.inputs.take(train, **find_exchange(study, arm.permute, repeat))
+            paths[arm.permute] = fit_paths(parts[arm.permute], y, folds=folds)
+        key = (arm.network, arm.permute)
+        if arm.network is not None and key not in networks:
+            networks[key] = train_network(
+                parts[arm.permute], y, slots=slots, recipe=arm.network, folds=folds, seed=seed
+            )
+        linear = paths[arm.permute] if arm.residual else {}
+        fitted[name] = combine_paths(y, modalities=arm.modalities, linear=linear, network=networks.get(key))
     return fitted
 
 
@@ -343,7 +348,7 @@ def _tabulate(
     split, repeat, fold = where
     return pd.DataFrame({
         "case_id": study.cases[rows], "split": split, "repeat": repeat, "fold": fold, "target": study.target,
-        "arm": arm, "y_true": study.labels.to_numpy()[rows], "y_pred": 1 / (1 + np.exp(-np.clip(logits, -30, 30))),
+        "arm": arm, "y_true": study.labels.to_numpy()[rows], "y_pred": squash(logits),
         "threshold": threshold,
     })  # fmt: skip
 

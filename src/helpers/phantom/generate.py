@@ -28,7 +28,17 @@ from helpers.phantom.truth import NO_MPP, TRUNCATED, PhantomTruth, compute_truth
 
 PUBLIC_TABLES: Final = {"cases": "cases.csv", "expression": "expression.parquet", "omics": "omics.parquet"}
 TRUTH_TABLES: Final = ("cases_truth", "slides_truth", "loadings", "omics_truth", "sites")
-PLANNING: Final = ("effects", "estimands", "generate", "omics", "population", "pretraining", "survival", "truth")
+PLANNING: Final = (
+    "effects",
+    "estimands",
+    "generate",
+    "omics",
+    "planted_labels",
+    "population",
+    "pretraining",
+    "survival",
+    "truth",
+)
 """Modules of `phantom` that change plans and tables, but not how a plan is drawn."""
 DRAWING_VERSION: Final = 1
 """Raised when `draw_slide` itself changes."""

@@ -5,6 +5,7 @@ coordinates). Its encoders were pre-trained without labels on TCGA, so they have
 included. Endpoints are those of the TCGA clinical data resource, in days; the site is characters 6-7 of the barcode.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def import_tcga_brca(source: Path) -> RawCohort:
     )
 
 
-def read_tcga_omics(path: Path, case_ids: list[str], facts: dict[str, Any]) -> pd.DataFrame | None:
+def read_tcga_omics(path: Path, case_ids: Iterable[str], facts: dict[str, Any]) -> pd.DataFrame | None:
     """Read mutations and RNA z-scores of the cases that are kept, where the file is there.
 
     The z-scores are the source's, taken over all its cases and with a heavy tail (up to hundreds), so they carry the
@@ -97,7 +98,7 @@ def read_tcga_omics(path: Path, case_ids: list[str], facts: dict[str, Any]) -> p
     ----------
     path : Path
         Wide: case_id, `<gene>_mut` (0 or 1), `<gene>_rnaseq`, and copy numbers, which are not read here.
-    case_ids : list of str
+    case_ids : iterable of str
     facts : dict
         Receives how many cases have them.
 
@@ -119,7 +120,7 @@ def read_tcga_omics(path: Path, case_ids: list[str], facts: dict[str, Any]) -> p
         msg = f"SchemaError: table '{path.name}' has no column 'case_id' (the patient's barcode). Fetch it again."
         raise SchemaError(msg)
     table = table.drop_duplicates("case_id").set_index("case_id")
-    table = table.loc[table.index.intersection(case_ids)]
+    table = table.loc[table.index.intersection(list(case_ids))]
     facts["cases with mutations and RNA z-scores"] = len(table)
     parts = []
     for suffix, (kind, unit) in kinds.items():
