@@ -482,6 +482,7 @@ print(f"tiles per case: {np.quantile(study.inputs.bags.sizes, [0, 0.25, 0.5, 0.7
 
 # %%
 from helpers.cohort.binary_targets import make_binary_targets
+from helpers.models.fusion_study import find_thin_fold
 from helpers.stats.confounding import list_labels
 
 other_targets, left_out = make_binary_targets(cases, spec.targets, omics=omics)
@@ -494,8 +495,13 @@ if "stage" in known:
 label_names = list_labels(known, spec.label_columns)
 unimodal = ["image_linear", "genes_linear", "late_fusion", "cross_attention"]
 judged = {"basal_her2": oof[oof["arm"].isin(unimodal)]}
-for name, values in other_targets.items():
-    judged[name], _ = predict_fusion(make_study(bags, owners, expression, values, target=name, **options), unimodal, repeats=[0], workers=workers)
+for name, values in list(other_targets.items()):
+    target_study = make_study(bags, owners, expression, values, target=name, **options)
+    if thin := find_thin_fold(target_study):
+        run.lose(name, thin, kind="target")
+        print(f"{name} left out: {other_targets.pop(name).sum():.0f} positives, {thin}")
+        continue
+    judged[name], _ = predict_fusion(target_study, unimodal, repeats=[0], workers=workers)
 
 # %%
 from helpers.stats.binary_confounding import compute_binary_panel

@@ -15,8 +15,22 @@ from helpers.core.errors import ModelError
 from helpers.core.specs import PhantomSpec
 from helpers.models.bags import collect_bags
 from helpers.models.fusion import FusionInputs, FusionRecipe, lay_out_genes, train_network
-from helpers.models.fusion_ablations import collect_attention, limit_tiles, list_panels, pick_tiles, predict_panels, predict_tile_counts
-from helpers.models.fusion_study import FUSION_ARMS, FusionStudy, find_exchange, list_fusion_arms, make_study, predict_fusion
+from helpers.models.fusion_ablations import (
+    collect_attention,
+    limit_tiles,
+    list_panels,
+    pick_tiles,
+    predict_panels,
+    predict_tile_counts,
+)
+from helpers.models.fusion_study import (
+    FUSION_ARMS,
+    FusionStudy,
+    find_exchange,
+    list_fusion_arms,
+    make_study,
+    predict_fusion,
+)
 from helpers.models.logistic import fit_crossed, fit_path, fit_stack, plan_inner_classes, weigh_classes
 from helpers.phantom.planted_labels import plant_label, simulate_bags
 from helpers.phantom.truth import plan_cohort
@@ -195,7 +209,7 @@ def test_inner_folds_hold_both_classes_and_keep_sites_whole_where_they_can() -> 
     assert all(0 < y[folds == k].sum() < (folds == k).sum() for k in range(4))
     by_class = np.where(y == 1, "A", "B")
     mixed = plan_inner_classes(y, groups=by_class, n_folds=2)
-    assert all(0 < y[mixed == k].sum() for k in range(2)), "sites of one class cannot be kept whole"
+    assert all(y[mixed == k].sum() > 0 for k in range(2)), "sites of one class cannot be kept whole"
     with pytest.raises(ModelError, match="1 of 5 training cases are positive; each class needs two"):
         plan_inner_classes(np.array([1, 0, 0, 0, 0.0]), groups=None)
 

@@ -198,7 +198,7 @@ class CohortSpec(Spec):
 
     chapter: ClassVar[str] = "00_build_cohort"
 
-    cohort: Literal["phantom", "tables", "metabric", "scanb", "tcga_brca_features", "her2st"] = Field(
+    cohort: Literal["phantom", "tables", "metabric", "scanb", "tcga_brca_features", "her2st", "shandiz"] = Field(
         "phantom", description="layout of the raw folder; 'phantom' is generated, 'tables' is the book's own layout"
     )
     phantom: PhantomSpec = Field(

@@ -206,6 +206,29 @@ def make_study(
     return FusionStudy(inputs, y, groups, genes, splits, site.loc[there], seed, target, recipe or FusionRecipe())
 
 
+def find_thin_fold(study: FusionStudy, *, min_cases: int = 6, repeats: Sequence[int] = (0,)) -> str:
+    """Say where a training part has too few cases of a class for inner folds; an empty string where none has.
+
+    Parameters
+    ----------
+    study : FusionStudy
+    min_cases : int
+        Of each class, in every training part.
+    repeats : sequence of int
+
+    Returns
+    -------
+    str
+    """
+    y = study.labels.to_numpy()
+    for repeat, fold in study.list_folds(repeats):
+        train, _ = study.locate(repeat, fold)
+        positives = int(y[train].sum())
+        if min(positives, len(train) - positives) < min_cases:
+            return f"{positives} positives among {len(train)} training cases of fold {fold + 1}"
+    return ""
+
+
 Fits = dict[tuple[int, int], dict[str, FusionFit]]
 """(repeat, fold) to the fitted arms."""
 
