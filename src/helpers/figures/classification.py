@@ -129,10 +129,11 @@ def plot_exchange(outputs: "pd.DataFrame", summary: "pd.DataFrame", *, ax: "Axes
         rows["logit"], rows["logit_exchanged"], s=10, color=VERMILION if blind else BLUE, lw=0, alpha=0.75, gid="cases"
     )
     ax.set(xlim=ends, ylim=ends, aspect="equal")
-    ax.set_xlabel("output, own images")
-    ax.set_ylabel("output, another patient's images")
+    ax.set_xlabel("output with own images")
+    ax.set_ylabel("with another patient's")
+    ax.locator_params(nbins=4)
     change = "exactly 0" if blind else f"{row['largest_change']:.2g}"
-    ax.set_title(f"{KIND_NAMES[kind]}\nlargest change: {change}", fontsize=7)
+    ax.set_title(f"{KIND_NAMES[kind]}\nchange {change}", fontsize=7)
     return ax
 
 
@@ -204,7 +205,7 @@ def plot_arms(
     ax.text(rows["chance"].iloc[0], -0.75, "chance", fontsize=6, ha="center", va="bottom")
     if published is not None:
         ax.axvline(published, color=ORANGE, lw=1.0, ls="--", gid="published")
-        ax.text(published, len(rows) - 0.35, "published", fontsize=6, ha="right", va="top", color=ORANGE)
+        ax.text(published, -0.75, "published", fontsize=6, ha="center", va="bottom", color=ORANGE)
     ax.set_yticks(range(len(rows)), [name_arm(arm) for arm in rows["arm"]] if names else [""] * len(rows))
     for tick, arm in zip(ax.get_yticklabels(), rows["arm"], strict=True):
         tick.set_fontweight("bold" if arm == declared else "normal")
@@ -428,8 +429,8 @@ def plot_gain(gain: "pd.DataFrame", *, ax: "Axes", names: tuple[str, str]) -> "A
     ax.plot(ends, ends, color=GREY, lw=0.7, ls="--", zorder=0)
     for value in (0, 1):
         mine = gain["y_true"].to_numpy() == value
-        better = (y > x) if value else (y < x)
-        label = f"{names[value]}: {np.mean(better[mine]):.0%} moved the right way"
+        toward = (y - x)[mine] * (1 if value else -1)
+        label = f"{names[value]}: {np.mean(toward > 0.01):.0%} moved right, {np.mean(toward < -0.01):.0%} wrong"
         ax.scatter(x[mine], y[mine], s=8, color=CLASS_COLOURS[value], alpha=0.6, lw=0, label=label, gid=f"class{value}")
     marks = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
     for axis in (ax.xaxis, ax.yaxis):

@@ -255,15 +255,16 @@ def fit_calibration(y_true: np.ndarray, logit: np.ndarray, counts: np.ndarray) -
     slope, intercept : ndarray, (n_boot,)
         NaN where the fit does not converge, as with classes that the prediction separates.
     """
-    slope, intercept = np.ones(len(counts)), np.zeros(len(counts))
+    share = np.clip(counts @ y_true / counts.sum(axis=1), 1e-6, 1 - 1e-6)
+    slope, intercept = np.zeros(len(counts)), np.log(share / (1 - share))
     moved = np.full(len(counts), np.inf)
-    for _ in range(25):
+    for _ in range(30):
         p = 1 / (1 + np.exp(-np.clip(slope[:, None] * logit + intercept[:, None], -30, 30)))
-        w, r = counts * p * (1 - p), counts * (y_true - p)
+        w, r = counts * np.maximum(p * (1 - p), 1e-12), counts * (y_true - p)
         a, b, c = w @ logit**2, w @ logit, w.sum(axis=1)
         g, h = r @ logit, r.sum(axis=1)
         det = np.maximum(a * c - b * b, 1e-12)
-        step = np.clip(np.stack([(c * g - b * h) / det, (a * h - b * g) / det]), -5.0, 5.0)
+        step = np.clip(np.stack([(c * g - b * h) / det, (a * h - b * g) / det]), -1.0, 1.0)
         slope, intercept, moved = slope + step[0], intercept + step[1], np.abs(step).max(axis=0)
     lost = (moved > 1e-3) | (np.abs(slope) > 1e3)
     return np.where(lost, np.nan, slope), np.where(lost, np.nan, intercept)
