@@ -556,30 +556,3 @@ def plot_targets(table: "pd.DataFrame", *, ax: "Axes", quantity: str = "roc_auc"
     ax.axvline(0.5, color=BLACK, lw=0.8, ls=":")
     ax.set_xlabel(f"{NAMES.get(quantity, quantity)} (95 % CI)")
     return ax
-
-
-def plot_histories(histories: Mapping[str, Sequence[Sequence[float]]], *, ax: "Axes") -> "Axes":
-    """Draw the inner log loss over the epochs of every fold, relative to the start; a mark shows the epoch kept.
-
-    Parameters
-    ----------
-    histories : mapping of str to sequence of sequence of float
-        Arm to one history per fold.
-    ax : Axes
-
-    Returns
-    -------
-    Axes
-    """
-    for i, (arm, folds) in enumerate(histories.items()):
-        for k, history in enumerate(folds):
-            change = np.asarray(history) - history[0]
-            label = name_arm(arm) if k == 0 else None
-            ax.plot(change, color=SEQUENCE[i], lw=0.9, alpha=0.7, label=label)
-            best = int(np.argmin(change))
-            ax.plot(best, change[best], marker="o", ms=3.5, color=SEQUENCE[i], gid="kept")
-    ax.axhline(0, color=BLACK, lw=0.8, ls=":")
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("inner log loss − late fusion's")
-    ax.legend(loc="best")
-    return ax
