@@ -32,9 +32,27 @@ KIND_NAMES = {
     "image": "Image only", "genes": "Genes only",
 }  # fmt: skip
 TARGET_NAMES = {
-    "basal_her2": "Basal/HER2 (RNA)", "er": "ER (IHC)", "pr": "PR (IHC)", "her2": "HER2 (IHC)", "tp53": "TP53 mutation",
-    "grade3": "Grade 3", "event": "Event",
+    "basal_her2": "Basal/HER2 (RNA)", "er": "ER (IHC)", "pr": "PR (IHC)", "her2": "HER2 (IHC)", "grade3": "Grade 3",
 }  # fmt: skip
+
+
+def name_target(target: str) -> str:
+    """Name a target of two classes as an axis should.
+
+    Parameters
+    ----------
+    target : str
+
+    Returns
+    -------
+    str
+    """
+    if target.endswith("_mutated"):
+        return f"{target.removesuffix('_mutated').upper()} mutation"
+    name, _, months = target.rpartition("_")
+    if months.isdigit():
+        return f"{name.replace('_', ' ').upper()} event, {months} months"
+    return TARGET_NAMES.get(target, target.replace("_", " "))
 
 
 def name_arm(arm: str) -> str:
@@ -368,6 +386,7 @@ def plot_attention(attention: np.ndarray, groups: Sequence[str], *, ax: "Axes", 
     norm = TwoSlopeNorm(0.0, -limit, limit)
     image = ax.imshow(relative, aspect="auto", cmap="RdBu_r", norm=norm, interpolation="nearest")
     ax.set_yticks(range(len(groups)), [name.replace("_", " ").lower() for name in groups])
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel(f"tiles ({attention.shape[1]}), sorted by the first group's attention")
     ax.set_title(title)
     for spine in ax.spines.values():
@@ -550,7 +569,7 @@ def plot_targets(table: "pd.DataFrame", *, ax: "Axes", quantity: str = "roc_auc"
     first = table.drop_duplicates("target")
     ax.set_yticks(
         range(len(targets)),
-        [f"{TARGET_NAMES.get(r.target, r.target)}\n{r.n_positive} of {r.n}" for r in first.itertuples()],
+        [f"{name_target(r.target)}\n{r.n_positive} of {r.n}" for r in first.itertuples()],
     )
     ax.set_ylim(len(targets) - 0.45, -0.55)
     ax.axvline(0.5, color=BLACK, lw=0.8, ls=":")

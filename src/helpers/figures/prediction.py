@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SPLIT_LABELS = {"development": "Out of fold", "internal_test": "Internal test", "external": "External"}
 LABELS = {
-    "subtype": "Subtype", "er": "ER", "her2": "HER2", "histology": "Histology", "grade": "Grade", "stage": "Stage",
+    "subtype": "Subtype", "er": "ER", "pr": "PR", "her2": "HER2", "histology": "Histology", "grade": "Grade", "stage": "Stage",
     "site": "Site", "all cases": "All cases",
 }  # fmt: skip
 
@@ -370,7 +370,11 @@ def _name_stratum(row: "pd.Series", summary: bool) -> str:
         return f"{_label(row['label'])}: mean of strata"
     stratum = str(row["stratum"])
     stratum = stratum if len(stratum) <= 24 else f"{stratum[:23]}…"
-    return f"{_label(row['label'])} {stratum}" if row["label"] in {"grade", "stage", "er", "her2", "site"} else stratum
+    return (
+        f"{_label(row['label'])} {stratum}"
+        if row["label"] in {"grade", "stage", "er", "pr", "her2", "site"}
+        else stratum
+    )
 
 
 def _write_row(row: "pd.Series", summary: bool) -> str:
