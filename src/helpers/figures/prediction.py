@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 SPLIT_LABELS = {"development": "Out of fold", "internal_test": "Internal test", "external": "External"}
 LABELS = {
-    "subtype": "Subtype", "er": "ER", "pr": "PR", "her2": "HER2", "histology": "Histology", "grade": "Grade", "stage": "Stage",
-    "site": "Site", "all cases": "All cases",
+    "subtype": "Subtype", "er": "ER", "pr": "PR", "her2": "HER2", "histology": "Histology", "grade": "Grade",
+    "stage": "Stage", "site": "Site", "all cases": "All cases",
 }  # fmt: skip
 
 
