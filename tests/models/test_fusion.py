@@ -129,6 +129,8 @@ def test_exchanging_images_stays_inside_sites_and_gives_each_image_to_one_case(s
     assert (site[order] == site).all()
     assert sorted(order) == list(range(len(order)))
     assert find_exchange(study, "", 0) == {}
+    unstated = replace(study, site=pd.Series(study.cases, index=study.cases))
+    assert (find_exchange(unstated, "genes", 0)["genes_of"] != np.arange(len(order))).mean() > 0.9, "no site: all exchange"
 
 
 def test_attention_sums_to_one_and_contributions_add_up_to_the_gene_readout(predicted, study) -> None:

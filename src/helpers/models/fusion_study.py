@@ -335,6 +335,8 @@ def fit_fusion_arms(
 def find_exchange(study: FusionStudy, permute: str, repeat: int) -> dict[str, np.ndarray]:
     """Say whose images, or genes, each case has in a permutation control: those of a case of the same site.
 
+    Where no two cases share a site (none is stated), all cases exchange with one another.
+
     Parameters
     ----------
     study : FusionStudy
@@ -350,7 +352,9 @@ def find_exchange(study: FusionStudy, permute: str, repeat: int) -> dict[str, np
     if not permute:
         return {}
     rng = np.random.default_rng([study.seed, repeat, 3])
-    order = permute_within(study.site.astype(str).to_numpy(), n_permutations=1, rng=rng)[0]
+    sites = study.site.astype(str).to_numpy()
+    groups = sites if len(np.unique(sites)) < len(sites) else np.zeros(len(sites), int)
+    order = permute_within(groups, n_permutations=1, rng=rng)[0]
     return {"images_of" if permute == "image" else "genes_of": order}
 
 
