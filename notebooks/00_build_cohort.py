@@ -27,7 +27,7 @@ data_dir: Optional[str] = None             # run parameter: raw folder, otherwis
 shard: str = "1/1"                         # run parameter: this chapter has no shards
 workers: int = 2                           # run parameter: processes that draw or write slides
 device: str = "auto"                       # run parameter: not used here
-cohort: str = "phantom"                    # layout of the raw folder: phantom, tables, metabric, tcga_brca_features, her2st
+cohort: str = "phantom"                    # layout of the raw folder: phantom, tables, metabric, tcga_brca_features, her2st, shandiz
 phantom: dict = {}                         # parameters of the phantom cohort, see PhantomSpec
 extra_slides: list = []                    # single slide files, paths relative to the raw folder
 sex: Optional[str] = None                  # include female or male only
@@ -333,12 +333,12 @@ if spec.cohort == "phantom" and slides is not None:
 # %%
 written = {
     "cases": cases, "slides": slides, "expression": expression,
-    "spots": included.spots, "spot_expression": included.spot_expression,
+    "spots": included.spots, "spot_expression": included.spot_expression, "omics": included.omics,
 }
 for name, table in written.items():
     if table is not None:
         paths.write_table(table, run.path(f"cohort/{name}.parquet"))
-made = sorted((run.dir / "cohort" / "slides").glob("*.tif")) if spec.cohort == "her2st" else []
+made = sorted((run.dir / "cohort" / "slides").glob("*.tif")) if spec.cohort in {"her2st", "shandiz"} else []
 run.add_outputs(made)
 paths.write_json({"flows": [part.to_json() for part in included.flows], "facts": raw.facts}, run.path("flow.json"))
 run.finish()

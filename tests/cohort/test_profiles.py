@@ -9,7 +9,7 @@ from helpers.core import specs
 from helpers.core.errors import SpecError
 from helpers.core.specs import AnalysisPlan, CohortSpec
 
-PROFILES = ("phantom", "ci", "metabric", "scanb", "tcga-brca-features", "her2st", "template")
+PROFILES = ("phantom", "phantom-large", "ci", "metabric", "scanb", "shandiz", "tcga-brca-features", "her2st", "template")
 
 
 def read(repository: Path, name: str) -> dict:

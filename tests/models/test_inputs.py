@@ -9,9 +9,11 @@ import torch
 
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
+from helpers.models.bags import read_bags
 from helpers.models.inputs import (
     find_feature_files,
     list_absent,
+    locate_bag,
     locate_tiles,
     make_measure,
     make_reader,
@@ -157,3 +159,28 @@ def test_a_further_filter_narrows_the_choice(tmp_path: Path) -> None:
     files = find_feature_files(SLIDES, encoder_dir=tmp_path / "one")
     read = make_reader(files, keep=lambda slide_id, bag: np.arange(len(bag.features)) != (1 if slide_id == "s1" else 9))
     assert read("s1").tolist() == [[0, 1], [4, 5]]
+
+
+def test_the_tiles_of_a_bag_are_located_in_the_order_in_which_they_were_read(tmp_path: Path) -> None:
+    import h5py
+
+    slides = pd.DataFrame({"slide_id": ["s1", "s2", "s3"], "case_id": ["a", "a", "b"]})
+    for number, slide_id in enumerate(slides["slide_id"]):
+        with h5py.File(tmp_path / f"{slide_id}.h5", "w") as file:
+            file["features"] = np.full((2, 3), number, np.float32)
+            file["coords"] = np.array([[0, 10], [256, 10]]) + 1000 * number
+            file["coords"].attrs["patch_size_level0"] = 256
+    files = find_feature_files(slides, features_dir=tmp_path)
+    located = locate_bag(files, "a")
+    assert located["slide_id"].tolist() == ["s1", "s1", "s2", "s2"]
+    assert located["x_l0"].tolist() == [0, 256, 1000, 1256]
+    assert (located["edge_l0"] == 256).all()
+    bags, owners = read_bags(files, make_reader(files))
+    assert len(bags[owners.get_loc("a")]) == len(located)
+    assert bags[owners.get_loc("a")][2, 0] == 1, "the third tile is the second slide's"
+
+
+def test_tiles_without_coordinates_have_no_place(tmp_path: Path) -> None:
+    write_tensor(tmp_path / "s1.pt", 2)
+    located = locate_bag(find_feature_files(SLIDES[:1], features_dir=tmp_path), "a")
+    assert located[["x_l0", "edge_l0"]].isna().all(axis=None)

@@ -12,7 +12,7 @@ from helpers.core.specs import CohortSpec
 
 
 def include_cases(cohort: RawCohort, spec: CohortSpec) -> RawCohort:
-    """Apply the inclusion rules of the spec; slides, expression and spots follow their cases.
+    """Apply the inclusion rules of the spec; slides, expression, spots and omics follow their cases.
 
     Parameters
     ----------
@@ -101,8 +101,15 @@ def follow_cases(cohort: RawCohort, flow: CohortFlow) -> RawCohort:
     if slides is not None and spot_expression is not None:
         spot_expression = _pick(spot_expression, "slide_id", set(slides["slide_id"]))
     expression = None if cohort.expression is None else _pick(cohort.expression, "case_id", kept)
+    omics = None if cohort.omics is None else _pick(cohort.omics, "case_id", kept)
     return replace(
-        cohort, cases=cases, slides=slides, expression=expression, spots=spots, spot_expression=spot_expression
+        cohort,
+        cases=cases,
+        slides=slides,
+        expression=expression,
+        spots=spots,
+        spot_expression=spot_expression,
+        omics=omics,
     )
 
 

@@ -23,7 +23,7 @@ class RawCohort:
         As `tables.check_cases` returns it.
     flows : list of CohortFlow
         One per kind of item (cases first), from what was listed to what is here.
-    slides, expression, spots, spot_expression : DataFrame or None
+    slides, expression, spots, spot_expression, omics : DataFrame or None
         None where the cohort has none.
     facts : dict
         Counts and choices to record and print: rows at time 0, values set to missing, how a resolution was found.
@@ -35,6 +35,7 @@ class RawCohort:
     expression: pd.DataFrame | None = None
     spots: pd.DataFrame | None = None
     spot_expression: pd.DataFrame | None = None
+    omics: pd.DataFrame | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -198,7 +198,7 @@ class CohortSpec(Spec):
 
     chapter: ClassVar[str] = "00_build_cohort"
 
-    cohort: Literal["phantom", "tables", "metabric", "scanb", "tcga_brca_features", "her2st"] = Field(
+    cohort: Literal["phantom", "tables", "metabric", "scanb", "tcga_brca_features", "her2st", "shandiz"] = Field(
         "phantom", description="layout of the raw folder; 'phantom' is generated, 'tables' is the book's own layout"
     )
     phantom: PhantomSpec = Field(
@@ -652,6 +652,86 @@ class EndToEndSpec(Spec):
         dict of str to Path
         """
         return {} if self.weights is None else {"weights": resolve(self.weights)}
+
+
+FusionArmName = Literal[
+    "image_linear", "genes_linear", "image_net", "genes_net", "late_fusion", "concat", "cross_genes_look",
+    "cross_tiles_look", "cross_attention", "cross_attention_plain", "image_permuted", "genes_permuted",
+]  # fmt: skip
+"""Models of chapter 06; `helpers.models.fusion_study.list_fusion_arms` holds their recipes."""
+
+
+class SubtypeSpec(Spec):
+    """Chapter 06: which classes are told apart from images and genes, by which models, and how they are judged."""
+
+    chapter: ClassVar[str] = "06_classify_subtype"
+    upstream: ClassVar[tuple[str, ...]] = ("00", "02")
+
+    seed: int = Field(20261, ge=0, le=2**31 - 1, description="of networks, bootstraps, permutations and random panels")
+    subtype_source: str = Field("subtype", description="column of the case table that holds the subtype")
+    other_sources: tuple[str, ...] = Field(("pam50_4x", "subtype_2012"), description="columns compared with it")
+    site_alone: Optional[str] = Field(
+        None,
+        description="a site judged by itself too, by folds of cases; there the published model runs",
+    )
+    encoder: str = Field(
+        "stain_texture", min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders"
+    )
+    features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
+    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
+    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
+    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
+    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
+    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    gene_groups: PathStr = Field("data/gene_groups.gmt", description="GMT file: one line per gene group, a token each")
+    arms: tuple[FusionArmName, ...] = Field(
+        (
+            "image_linear", "genes_linear", "image_net", "genes_net", "late_fusion", "concat", "cross_genes_look",
+            "cross_tiles_look", "cross_attention", "cross_attention_plain", "image_permuted", "genes_permuted",
+        ),
+        description="models compared; cross_attention is the declared one",
+    )  # fmt: skip
+    n_repeats: int = Field(1, ge=1, le=1000, description="partitions of the splits that are fitted")
+    max_tiles: int = Field(200, ge=1, le=100_000, description="tiles of a case that a network reads, at most")
+    published_width: int = Field(512, ge=8, le=4096, description="of the published layers; 512 in the paper")
+    published_tiles: int = Field(50, ge=1, le=10_000, description="tiles per patient of the published model")
+    published_epochs: int = Field(50, ge=1, le=1000, description="epochs of the published model, at most")
+    published_fusions: bool = Field(
+        True, description="run its image and concat networks too (minutes), or show them only"
+    )
+    targets: tuple[str, ...] = Field(
+        ("er", "pr", "her2", "tp53_mutated", "grade3", "pfi_60", "rfs_60"),
+        description="targets that are no RNA label: IHC, '<gene>_mutated', grade3, '<endpoint>_<months>'",
+    )
+    panel_targets: tuple[str, ...] = Field(
+        ("her2", "tp53_mutated"), description="targets whose confounding panel is drawn; the first one there is"
+    )
+    panel_sizes: tuple[int, ...] = Field((5, 20, 50), description="genes of the random panels")
+    n_panels: int = Field(2, ge=1, le=100, description="random panels of each size")
+    tile_counts: tuple[int, ...] = Field((50, 100, 200), description="tiles per case of the ablation, beside all")
+    planted: tuple[Literal["both", "genes", "image", "interaction", "nothing"], ...] = Field(
+        (), description="labels drawn on top of a phantom's truth, on which the arms are judged too"
+    )
+    label_columns: tuple[str, ...] = Field(
+        ("subtype", "er", "pr", "her2", "histology", "grade", "stage", "site"), description="labels of the panel"
+    )
+    min_stratum: int = Field(12, ge=5, description="cases a stratum needs to be judged")
+    n_permutations: int = Field(200, ge=19, le=100_000, description="within-site permutations, every fold refitted")
+    n_boot: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of cases")
+    map_case: Optional[str] = Field(None, description="case of the attention map; null: the surest Basal/HER2 case")
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        needed = ("image_linear", "genes_linear", "late_fusion", "cross_attention", "cross_attention_plain")
+        lacking = [name for name in needed if name not in self.arms]
+        if lacking or len(set(self.arms)) < len(self.arms):
+            problem = f"lack '{lacking[0]}', which the chapter compares" if lacking else "name one twice"
+            msg = f"arms {list(self.arms)} {problem}"
+            raise ValueError(msg)
+        if any(size < 1 for size in (*self.panel_sizes, *self.tile_counts)):
+            msg = f"panel_sizes {list(self.panel_sizes)} and tile_counts {list(self.tile_counts)} must be 1 or more"
+            raise ValueError(msg)
+        return self
 
 
 class ScoreboardSpec(Spec):

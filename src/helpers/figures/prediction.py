@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 SPLIT_LABELS = {"development": "Out of fold", "internal_test": "Internal test", "external": "External"}
 LABELS = {
-    "subtype": "Subtype", "er": "ER", "her2": "HER2", "histology": "Histology", "grade": "Grade", "stage": "Stage",
-    "site": "Site", "all cases": "All cases",
+    "subtype": "Subtype", "er": "ER", "pr": "PR", "her2": "HER2", "histology": "Histology", "grade": "Grade",
+    "stage": "Stage", "site": "Site", "all cases": "All cases",
 }  # fmt: skip
 
 
@@ -273,14 +273,18 @@ def plot_permutation_null(
     return ax
 
 
-def plot_label_only(panel: "pd.DataFrame", *, ax: "Axes") -> "Axes":
+def plot_label_only(panel: "pd.DataFrame", *, ax: "Axes", quantity: str = "Spearman ρ", chance: float = 0.0) -> "Axes":
     """First half of the confounding panel: each label alone, against the image.
 
     Parameters
     ----------
     panel : DataFrame
-        From `compute_confounding_panel`.
+        From `compute_confounding_panel`, or `compute_binary_panel`.
     ax : Axes
+    quantity : str
+        What `value` is.
+    chance : float
+        Its value where nothing is known.
 
     Returns
     -------
@@ -296,13 +300,20 @@ def plot_label_only(panel: "pd.DataFrame", *, ax: "Axes") -> "Axes":
     names = ["Image" if row["kind"] == "image" else f"{_label(row['label'])} alone" for _, row in rows.iterrows()]
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.axvline(0, color=GREY, lw=0.7, ls=":")
-    ax.set_xlabel("Spearman ρ, all cases (95 % CI)")
+    ax.axvline(chance, color=GREY, lw=0.7, ls=":")
+    ax.set_xlabel(f"{quantity}, all cases (95 % CI)")
     ax.set_title("What a label alone predicts")
     return ax
 
 
-def plot_strata(panel: "pd.DataFrame", *, ax: "Axes", labels: Sequence[str] | None = None) -> "Axes":
+def plot_strata(
+    panel: "pd.DataFrame",
+    *,
+    ax: "Axes",
+    labels: Sequence[str] | None = None,
+    quantity: str = "Spearman ρ",
+    chance: float = 0.0,
+) -> "Axes":
     """Second half of the confounding panel: the image among cases that share a label.
 
     Parameters
@@ -312,6 +323,10 @@ def plot_strata(panel: "pd.DataFrame", *, ax: "Axes", labels: Sequence[str] | No
     ax : Axes
     labels : sequence of str, optional
         Labels to draw, in this order; default: all of the panel.
+    quantity : str
+        What `value` is.
+    chance : float
+        Its value where nothing is known.
 
     Returns
     -------
@@ -334,9 +349,9 @@ def plot_strata(panel: "pd.DataFrame", *, ax: "Axes", labels: Sequence[str] | No
     for text, (_, _, summary) in zip(ax.get_yticklabels(), ticks, strict=True):
         text.set_fontweight("bold" if summary else "normal")
     ax.set_ylim(y - 0.9, -0.7)
-    ax.axvline(0, color=GREY, lw=0.7, ls=":")
+    ax.axvline(chance, color=GREY, lw=0.7, ls=":")
     note = "; red: 95 % of the null" if any(line.get_gid() == "null_q95" for line in ax.lines) else ""
-    ax.set_xlabel(f"Spearman ρ inside the stratum (95 % CI){note}")
+    ax.set_xlabel(f"{quantity} inside the stratum (95 % CI){note}")
     ax.set_title("What is left for the image")
     return ax
 
@@ -356,7 +371,11 @@ def _name_stratum(row: "pd.Series", summary: bool) -> str:
         return f"{_label(row['label'])}: mean of strata"
     stratum = str(row["stratum"])
     stratum = stratum if len(stratum) <= 24 else f"{stratum[:23]}…"
-    return f"{_label(row['label'])} {stratum}" if row["label"] in {"grade", "stage", "er", "her2", "site"} else stratum
+    return (
+        f"{_label(row['label'])} {stratum}"
+        if row["label"] in {"grade", "stage", "er", "pr", "her2", "site"}
+        else stratum
+    )
 
 
 def _write_row(row: "pd.Series", summary: bool) -> str:

@@ -351,3 +351,30 @@ def list_absent(cases: pd.DataFrame, *, pooled: pd.Index, expression: pd.Index, 
         if lacking:
             reasons[case_id] = lacking[0]
     return reasons
+
+
+def locate_bag(files: pd.DataFrame, case_id: str, **filters: Any) -> pd.DataFrame:
+    """Say of every tile of a case's bag where it lies, in the order in which `read_bags` reads them.
+
+    Parameters
+    ----------
+    files : DataFrame
+        slide_id, case_id, features_file.
+    case_id : str
+    **filters : Any
+        Options of `select_tiles`, as given to `make_reader`.
+
+    Returns
+    -------
+    DataFrame
+        slide_id, x_l0, y_l0, edge_l0 (level-0 px; missing where a file states no coordinates).
+    """
+    tables = []
+    for row in files[files["case_id"] == case_id].dropna(subset="features_file").itertuples():
+        bag = read_slide(row.features_file, row.slide_id)
+        kept = select_tiles(bag, **filters)
+        coords = np.full((len(kept), 2), np.nan) if bag.coords_l0 is None else bag.coords_l0
+        edge = bag.attributes.get("patch_size_level0") or np.nan
+        table = pd.DataFrame(coords[kept], columns=["x_l0", "y_l0"])
+        tables.append(table.assign(slide_id=row.slide_id, edge_l0=float(edge)))
+    return pd.concat(tables, ignore_index=True)[["slide_id", "x_l0", "y_l0", "edge_l0"]]

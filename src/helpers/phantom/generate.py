@@ -29,7 +29,8 @@ from helpers.phantom.truth import NO_MPP, TRUNCATED, PhantomTruth, compute_truth
 PUBLIC_TABLES: Final = {"cases": "cases.csv", "expression": "expression.parquet", "omics": "omics.parquet"}
 TRUTH_TABLES: Final = ("cases_truth", "slides_truth", "loadings", "omics_truth", "sites")
 PLANNING: Final = (
-    "effects", "estimands", "generate", "omics", "outlines", "population", "pretraining", "survival", "truth",
+    "effects", "estimands", "generate", "omics", "outlines", "planted_labels", "population", "pretraining", "survival",
+    "truth",
 )  # fmt: skip
 """Modules of `phantom` that change plans and tables, but not how a plan is drawn."""
 DRAWING_VERSION: Final = 1

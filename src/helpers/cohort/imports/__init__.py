@@ -22,7 +22,7 @@ def import_cohort(spec: CohortSpec, source: Path, *, slides_dir: Path, workers: 
     source : Path
         The raw folder.
     slides_dir : Path
-        Where an importer writes slides that it has to make (her2st).
+        Where an importer writes slides that it has to make (her2st, shandiz).
     workers : int
         Threads.
 
@@ -62,6 +62,10 @@ def _import_layout(layout: str, source: Path, slides_dir: Path, workers: int) ->
         from helpers.cohort.imports.her2st import import_her2st
 
         return import_her2st(source, slides_dir=slides_dir, workers=workers)
+    if layout == "shandiz":
+        from helpers.cohort.imports.shandiz import import_shandiz
+
+        return import_shandiz(source, slides_dir=slides_dir, workers=workers)
     from helpers.cohort.imports.tables import import_tables
 
     return import_tables(source)

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.cohort.flow import CohortFlow
+from helpers.cohort.omics import read_omics
 from helpers.cohort.outcomes import combine_with_death, list_endpoints
 from helpers.cohort.raw import RawCohort
 from helpers.cohort.tables import (
@@ -54,7 +55,8 @@ def import_tables(source: Path) -> RawCohort:
     Parameters
     ----------
     source : Path
-        Holds cases.csv (or .parquet) and, as far as they exist, slides, expression, spots and spot_expression.
+        Holds cases.csv (or .parquet) and, as far as they exist, slides, expression, spots and spot_expression, and
+        omics.parquet.
         Relative paths of slides and features start at this folder.
 
     Returns
@@ -83,6 +85,8 @@ def import_tables(source: Path) -> RawCohort:
     optional = {"expression": read_expression, "spots": read_spots, "spot_expression": read_spot_expression}
     found = {name: find_table(source, name) for name in optional}
     tables = {name: optional[name](path) if path else None for name, path in found.items()}
+    if (source / "omics.parquet").is_file():
+        tables["omics"] = read_omics(source / "omics.parquet")
     return RawCohort(cases, flows, slides=slides, facts=facts, **tables)
 
 

@@ -5,6 +5,7 @@ coordinates). Its encoders were pre-trained without labels on TCGA, so they have
 included. Endpoints are those of the TCGA clinical data resource, in days; the site is characters 6-7 of the barcode.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ FILES = {
     "sites": "tissue_source_sites.csv",
     "features": "features_hipt/pt_files",
 }
+OMICS_FILE = "omics_cnv_mut_rna.csv.gz"
+"""Mutations and RNA z-scores per case; optional."""
 LAYOUT = "the TCGA-BRCA folder of features and tables. `histobook fetch tcga-brca-features` fills such a folder."
 CDR_ENDPOINTS = {"os": "OS", "pfi": "PFI", "dfi": "DFI", "dss": "DSS"}
 RECEPTORS = {"Positive": "positive", "Negative": "negative"}
@@ -38,6 +41,10 @@ ATLAS_COLUMNS = {
     "Neoplasm Disease Lymph Node Stage American Joint Committee on Cancer Code": "n_stage",
     "Tissue Retrospective Collection Indicator": "collected_retrospectively",
 }
+SUBTYPE_2012 = {
+    "Luminal A": "LumA", "Luminal B": "LumB", "HER2-enriched": "Her2", "Basal-like": "Basal", "Normal-like": "Normal",
+}  # fmt: skip
+"""Words of the study of 2012 (`PAM50 mRNA`) and those of the PanCancer Atlas."""
 LABEL_COLUMNS = {"ror_p_score_div100": "ror_p", "PAM50_Subtype_4x": "pam50_4x"}
 
 
@@ -76,8 +83,52 @@ def import_tcga_brca(source: Path) -> RawCohort:
         [case_flow, slide_flow],
         slides=pass_gate(check_slides(kept, case_ids=cases["case_id"])),
         expression=pass_gate(check_expression(_lengthen(wide.loc[case_flow.items]))),
+        omics=read_tcga_omics(source / OMICS_FILE, case_flow.items, facts),
         facts=facts,
     )
+
+
+def read_tcga_omics(path: Path, case_ids: Iterable[str], facts: dict[str, Any]) -> pd.DataFrame | None:
+    """Read mutations and RNA z-scores of the cases that are kept, where the file is there.
+
+    The z-scores are the source's, taken over all its cases and with a heavy tail (up to hundreds), so they carry the
+    unit `z` and belong to no score of the book's expression table.
+
+    Parameters
+    ----------
+    path : Path
+        Wide: case_id, `<gene>_mut` (0 or 1), `<gene>_rnaseq`, and copy numbers, which are not read here.
+    case_ids : iterable of str
+    facts : dict
+        Receives how many cases have them.
+
+    Returns
+    -------
+    DataFrame or None
+        case_id, kind (mutation, rna_z), feature (the gene), value, unit.
+
+    Raises
+    ------
+    SchemaError
+        When the file has no column case_id.
+    """
+    if not path.is_file():
+        return None
+    kinds = {"_mut": ("mutation", "binary"), "_rnaseq": ("rna_z", "z")}
+    table = pd.read_csv(path, usecols=lambda name: name == "case_id" or name.endswith(tuple(kinds)))
+    if "case_id" not in table:
+        msg = f"SchemaError: table '{path.name}' has no column 'case_id' (the patient's barcode). Fetch it again."
+        raise SchemaError(msg)
+    table = table.drop_duplicates("case_id").set_index("case_id")
+    table = table.loc[table.index.intersection(list(case_ids))]
+    facts["cases with mutations and RNA z-scores"] = len(table)
+    parts = []
+    for suffix, (kind, unit) in kinds.items():
+        wide = table[[name for name in table if name.endswith(suffix)]]
+        wide.columns = [name.removesuffix(suffix) for name in wide]
+        long = wide.rename_axis("case_id").reset_index().melt("case_id", var_name="feature", value_name="value")
+        parts.append(long.dropna(subset="value").assign(kind=kind, unit=unit))
+    return pd.concat(parts, ignore_index=True)[["case_id", "kind", "feature", "value", "unit"]]
 
 
 def _read_patients(path: Path, key: str, *, separator: str = ",") -> pd.DataFrame:
@@ -161,6 +212,11 @@ def _build_cases(clinical: pd.DataFrame, files: dict[str, Path], facts: dict[str
             "race": clinical["race"].to_numpy(),
             "year_of_diagnosis": clinical["initial_pathologic_dx_year"].to_numpy(),
             **{name: blank_unreadable(clinical, column, RECEPTORS, facts).to_numpy() for name, column in _receptors()},
+            **(
+                {"subtype_2012": clinical["PAM50 mRNA"].map(SUBTYPE_2012).to_numpy()}
+                if "PAM50 mRNA" in clinical
+                else {}
+            ),
         }
     )
     cases = cases.join(_read_extra(files["atlas"], "Patient ID", ATLAS_COLUMNS, separator="\t"), on="case_id")
