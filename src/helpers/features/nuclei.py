@@ -270,10 +270,13 @@ def _take(labels: Labels, drawn: NDArray[np.uint8], stained: Bools, number: int,
 
 def _number(labels: Labels) -> Labels:
     """Return the same objects, numbered in raster order without gaps."""
-    held, first = np.unique(labels, return_index=True)
-    first = first[held > 0]
-    numbers = np.zeros(int(labels.max()) + 1, np.int32)
-    numbers[held[held > 0][np.argsort(first)]] = np.arange(1, len(first) + 1)
+    flat = labels.ravel()
+    held = np.flatnonzero(flat)[::-1]
+    first = np.full(int(flat.max(initial=0)) + 1, flat.size, np.int64)
+    first[flat[held]] = held  # the last write stays: the first pixel
+    order = np.argsort(first, kind="stable")[: np.count_nonzero(first < flat.size)]
+    numbers = np.zeros(len(first), np.int32)
+    numbers[order] = np.arange(1, len(order) + 1)
     return np.asarray(numbers[labels], np.int32)
 
 

@@ -82,6 +82,9 @@ class NucleusRules:
         Weight of the outline's worst fifth, and of the share of its surroundings that is as dark as itself.
     contrast : float
         Difference of inside and surroundings from which a score counts in full.
+    hollow : tuple of 2 floats
+        What the palest fifth of the inside must lie above the palest quarter of the surroundings for a score to count,
+        and to count in full: below, it is a lumen among nuclei.
     full_um2, small : float
         Area below which a score falls, and the power of its fall.
     larger : float
@@ -115,7 +118,7 @@ class NucleusRules:
     growths: tuple[float, float] = (1.3, 1.25)
     rays: int = 24
     places: int = 11
-    reach_um: tuple[float, float] = (1.5, 1.0)
+    reach_um: tuple[float, float] = (1.25, 1.0)
     stiff: float = 0.005
     clear: float = 0.3
     fit: tuple[float, float] = (0.75, 0.97)
@@ -123,7 +126,7 @@ class NucleusRules:
     worst: float = 0.5
     shaded: float = 0.3
     contrast: float = 0.1
-    hollow: tuple[float, float] = (0.0, 0.2)
+    hollow: tuple[float, float] = (-0.1, 0.2)
     full_um2: float = 15.0
     small: float = 1.0
     larger: float = 0.1
@@ -250,9 +253,10 @@ def find_circles(h: Plane, stained: Bools, *, um: float, rules: NucleusRules = R
     """
     across, down = (cv2.Sobel(h, cv2.CV_32F, *order, ksize=3) / (8 * um) for order in ((1, 0), (0, 1)))
     slope = np.hypot(across, down)
-    y, x = np.nonzero(slope > rules.slopes[0])
-    steep = slope[y, x]
-    towards = across[y, x] / steep, down[y, x] / steep
+    at = np.flatnonzero(slope > rules.slopes[0])
+    y, x = np.divmod(at, h.shape[1])
+    steep = slope.ravel()[at]
+    towards = across.ravel()[at] / steep, down.ravel()[at] / steep
     weight = np.minimum(steep / rules.slopes[1], 1)
     found = []
     for radius in rules.circles_um:
@@ -267,11 +271,12 @@ def find_circles(h: Plane, stained: Bools, *, um: float, rules: NucleusRules = R
 
 
 def _cast_votes(x: Plane, y: Plane, weight: Plane, shape: tuple[int, ...]) -> Plane:
-    columns, rows = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
-    inside = (columns >= 0) & (rows >= 0) & (columns < shape[1]) & (rows < shape[0])
-    places = rows[inside] * shape[1] + columns[inside]
-    votes = np.bincount(places, weights=weight[inside], minlength=shape[0] * shape[1])
-    return votes.reshape(shape).astype(np.float32)
+    """Add up votes per pixel; those outside the image fall into a margin."""
+    margin = 1 + int(np.ceil(max(0.0, -x.min(), -y.min(), x.max() - shape[1], y.max() - shape[0]))) if len(x) else 0
+    height, width = shape[0] + 2 * margin, shape[1] + 2 * margin
+    places = (np.rint(y) + margin) * width + (np.rint(x) + margin)
+    votes = np.bincount(places.astype(np.int64), weights=weight, minlength=height * width).reshape(height, width)
+    return np.ascontiguousarray(votes[margin : margin + shape[0], margin : margin + shape[1]], dtype=np.float32)
 
 
 def thin_out(ellipses: Ellipses, *, um: float, cell_um: float, growth: float) -> Ellipses:
@@ -385,22 +390,23 @@ def walk_rays(fall: Plane, *, stiff: float) -> NDArray[np.int64]:
     Returns
     -------
     ndarray, (rays, n), int64
-        The walk goes round twice and its middle round is kept, so that it closes.
+        The walk goes round once and a half and its middle round is kept, so that it closes.
     """
     rays, places, n = fall.shape
+    turns, lead = rays + 2 * (rays // 4), rays // 4
     total = np.zeros((places, n), np.float32)
-    steps = np.zeros((2 * rays, places, n), np.int8)
+    steps = np.zeros((turns, places, n), np.int8)
     inner, outer = np.full_like(total, -np.inf), np.full_like(total, -np.inf)
-    for turn in range(2 * rays):
+    for turn in range(turns):
         np.subtract(total[:-1], np.float32(stiff), out=inner[1:])
         np.subtract(total[1:], np.float32(stiff), out=outer[:-1])
         moved = np.maximum(inner, outer)
         steps[turn] = np.where(total >= moved, 0, np.where(inner >= outer, -1, 1))
-        total = np.maximum(total, moved) + fall[turn % rays]
+        total = np.maximum(total, moved) + fall[(turn - lead) % rays]
     place, path, every = total.argmax(axis=0), np.zeros((rays, n), np.int64), np.arange(n)
-    for turn in range(2 * rays - 1, rays // 2 - 1, -1):
-        if turn < rays + rays // 2:
-            path[turn % rays] = place
+    for turn in range(turns - 1, lead - 1, -1):
+        if turn < lead + rays:
+            path[turn - lead] = place
         place = place + steps[turn][place, every]
     return path
 
@@ -508,6 +514,8 @@ def measure_surroundings(outlines: Outlines, h: Plane, *, um: float) -> tuple[Fl
         Mean haematoxylin inside minus that of the ring outside.
     shaded : ndarray, (n,)
         Share of the ring that is nearer to the inside than to the ring's palest quarter.
+    depth : ndarray, (n,)
+        Palest fifth of the inside minus the ring's palest quarter.
     """
     x, y = (outlines.ellipses[:, axis : axis + 1].astype(np.float32) for axis in (0, 1))
     dx, dy = outlines.x - x, outlines.y - y
@@ -523,5 +531,5 @@ def measure_surroundings(outlines: Outlines, h: Plane, *, um: float) -> tuple[Fl
     pale = np.where(np.isfinite(pale), pale, 0.0)
     border = pale + np.maximum(inside - pale, 0.05) / 2
     shaded = ((ring > border[:, None]) & outlines.seen).sum(axis=1) / count
-    palest = np.quantile(np.concatenate(within[1:], axis=1), WORST, axis=1)
+    palest = np.quantile(np.concatenate(within[1:], axis=1).astype(np.float64), WORST, axis=1)
     return contrast, shaded, palest - pale
