@@ -7,6 +7,7 @@ import pytest
 
 from helpers.features.nucleus_outlines import (
     RULES,
+    accept_outlines,
     find_circles,
     judge_outlines,
     measure_polygons,
@@ -175,11 +176,20 @@ def test_surroundings_are_compared_in_typical_nuclei() -> None:
     assert depth == pytest.approx(0.8, abs=0.1)
 
 
+def test_a_low_score_is_enough_where_all_is_dark() -> None:
+    h = draw((30, 48, 5, 5, 0, 1.0), (66, 48, 5, 5, 0, 0.5))
+    outlines, _ = settle_outlines(np.array([[30.0, 48, 5, 5, 0, 1], [66.0, 48, 5, 5, 0, 1]]), h, um=UM)
+    dark_first = outlines.ellipses[:, 0] < 48
+    for score_, pale, dark in ((0.5, True, True), (0.3, False, True), (0.2, False, False)):
+        accepted = accept_outlines(outlines, np.full(2, score_), h / np.float32(0.7))
+        assert (accepted[dark_first].item(), accepted[~dark_first].item()) == (dark, pale)
+
+
 def test_proposals_hold_every_drawn_nucleus_at_any_level() -> None:
     places = [(20, 20, 0.5), (70, 24, 0.9), (30, 70, 1.4), (72, 72, 0.7)]
     h = draw(*((x, y, 4.0, 3.5, 0.3, level) for x, y, level in places), ground=0.15)
     planes = Planes(h, np.zeros_like(h), np.ones(h.shape, bool), 0.4, UM)
-    found = propose_ellipses(h, np.full(h.shape, 0.35, np.float32), planes)
+    found = propose_ellipses(h, h / np.float32(0.35), planes)
     for x, y, _ in places:
         near = (np.hypot(found[:, 0] - x, found[:, 1] - y) < 2) & (abs(found[:, 2] - 4) < 0.8)
         assert near.any()

@@ -28,6 +28,7 @@ from helpers.features.nucleus_outlines import (
     Floats,
     NucleusRules,
     Outlines,
+    accept_outlines,
     judge_outlines,
     propose_ellipses,
     settle_outlines,
@@ -150,11 +151,13 @@ def segment_planes(planes: Planes, *, rules: NucleusRules = RULES) -> Labels:
     ndarray, (H, W), int32
     """
     h = smooth(planes.h, rules.blur_um, planes.um)
-    ellipses = propose_ellipses(h, find_level(h, planes, rules), planes, rules)
+    ratio = h / find_level(h, planes, rules)
+    ellipses = propose_ellipses(h, ratio, planes, rules)
     if not len(ellipses):
         return np.zeros(h.shape, np.int32)
     outlines, fit = settle_outlines(ellipses, h, um=planes.um, rules=rules)
     scores = judge_outlines(outlines, fit, h, um=planes.um, rules=rules)
+    scores = np.where(accept_outlines(outlines, scores, ratio, rules), scores, 0.0)
     return paint_nuclei(outlines, scores, planes.stained, um=planes.um, rules=rules)
 
 
@@ -211,7 +214,7 @@ def paint_nuclei(
     ----------
     outlines : Outlines
     scores : ndarray, (n,)
-        Those below `rules.score` are left out.
+        Those of 0 are left out.
     stained : ndarray, (H, W), bool
     um : float
         um per px.
@@ -223,7 +226,7 @@ def paint_nuclei(
         Numbers from 1 in raster order, each in one piece.
     """
     rank = np.argsort(-scores * outlines.area_um2**rules.larger, kind="stable")
-    order = rank[scores[rank] > rules.score]
+    order = rank[scores[rank] > 0]
     x, y = _grow(outlines.x[order], outlines.y[order], rules.grow_um / um - 0.5)  # what is drawn holds its border
     labels = np.zeros(stained.shape, np.int32)
     low, high = _bound(x, y, stained.shape)
@@ -260,6 +263,9 @@ def _take(labels: Labels, drawn: NDArray[np.uint8], stained: Bools, number: int,
     if left == 0 or left < (1 - shared) * area:
         return
     free &= stained
+    if np.count_nonzero(free) == area:
+        labels[free] = number
+        return
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(free.view(np.uint8), connectivity=4)
     if count == 1:
         return

@@ -91,6 +91,9 @@ class NucleusRules:
         Power of the area by which of two outlines the larger is preferred.
     score : float
         Least score of a nucleus.
+    dark, dark_score : float
+        Share of the inside above the threshold from which a lower score is enough, and that score: nuclei of a thick or
+        blurred place have no clear edge.
     shared : float
         Share of an outline that better ones may already hold.
     grow_um : float
@@ -131,9 +134,11 @@ class NucleusRules:
     small: float = 1.0
     larger: float = 0.1
     score: float = 0.4
+    dark: float = 0.8
+    dark_score: float = 0.25
     shared: float = 0.25
     grow_um: float = 0.25
-    area_um2: tuple[float, float] = (9.0, 600.0)
+    area_um2: tuple[float, float] = (6.0, 600.0)
 
 
 RULES = NucleusRules()
@@ -164,13 +169,13 @@ class Outlines:
     area_um2: Floats
 
 
-def propose_ellipses(h: Plane, level: Plane, planes: Planes, rules: NucleusRules = RULES) -> Ellipses:
+def propose_ellipses(h: Plane, ratio: Plane, planes: Planes, rules: NucleusRules = RULES) -> Ellipses:
     """Propose where nuclei may be: many times more than there are.
 
     Parameters
     ----------
-    h, level : ndarray, (H, W), float32
-        Smoothed haematoxylin and its threshold.
+    h, ratio : ndarray, (H, W), float32
+        Smoothed haematoxylin, and the same over its threshold.
     planes : Planes
     rules : NucleusRules
 
@@ -178,7 +183,7 @@ def propose_ellipses(h: Plane, level: Plane, planes: Planes, rules: NucleusRules
     -------
     ndarray, (n, 6), float64
     """
-    pieces = trace_pieces(h / level, planes.stained, um=planes.um, rules=rules)
+    pieces = trace_pieces(ratio, planes.stained, um=planes.um, rules=rules)
     circles = find_circles(h, planes.stained, um=planes.um, rules=rules)
     return thin_out(np.concatenate([pieces, circles]), um=planes.um, cell_um=rules.cells_um[0], growth=rules.growths[0])
 
@@ -517,12 +522,11 @@ def measure_surroundings(outlines: Outlines, h: Plane, *, um: float) -> tuple[Fl
     depth : ndarray, (n,)
         Palest fifth of the inside minus the ring's palest quarter.
     """
-    x, y = (outlines.ellipses[:, axis : axis + 1].astype(np.float32) for axis in (0, 1))
-    dx, dy = outlines.x - x, outlines.y - y
-    radius = np.maximum(np.hypot(dx, dy), 1e-3)
-    within = [read_plane(h, x + dx * k, y + dy * k) for k in DEPTHS]
+    x, y, dx, dy = _split_rays(outlines)
+    radius = np.maximum(np.hypot(dx, dy), np.float32(1e-3))
+    within = _read_inside(outlines, h)
     inside = np.average([part.mean(axis=1) for part in within], axis=0, weights=DEPTHS)
-    far = [1 + reach / um / radius for reach in RINGS_UM]
+    far = [np.asarray(1 + reach / um / radius, dtype=np.float32) for reach in RINGS_UM]
     ring = np.mean([read_plane(h, x + dx * k, y + dy * k) for k in far], axis=0)
     count = np.maximum(outlines.seen.sum(axis=1), 1)
     contrast = inside - (ring * outlines.seen).sum(axis=1) / count
@@ -533,3 +537,35 @@ def measure_surroundings(outlines: Outlines, h: Plane, *, um: float) -> tuple[Fl
     shaded = ((ring > border[:, None]) & outlines.seen).sum(axis=1) / count
     palest = np.quantile(np.concatenate(within[1:], axis=1).astype(np.float64), WORST, axis=1)
     return contrast, shaded, palest - pale
+
+
+def _split_rays(outlines: Outlines) -> tuple[Plane, Plane, Plane, Plane]:
+    """Return x, y of the centres, (n, 1), and from there to the outlines, (n, rays); px."""
+    x, y = (outlines.ellipses[:, axis : axis + 1].astype(np.float32) for axis in (0, 1))
+    return x, y, outlines.x - x, outlines.y - y
+
+
+def _read_inside(outlines: Outlines, plane: Plane) -> list[Plane]:
+    """Read a plane inside each outline, (n, rays) at each depth."""
+    x, y, dx, dy = _split_rays(outlines)
+    return [read_plane(plane, x + dx * np.float32(k), y + dy * np.float32(k)) for k in DEPTHS]
+
+
+def accept_outlines(outlines: Outlines, scores: Floats, ratio: Plane, rules: NucleusRules = RULES) -> Bools:
+    """Decide which outlines may be nuclei.
+
+    Parameters
+    ----------
+    outlines : Outlines
+    scores : ndarray, (n,)
+    ratio : ndarray, (H, W), float32
+        Haematoxylin over its threshold.
+    rules : NucleusRules
+
+    Returns
+    -------
+    ndarray, (n,), bool
+        Those with enough of a score, for which less is enough where the inside is dark all over.
+    """
+    share = np.mean([(part > 1).mean(axis=1) for part in _read_inside(outlines, ratio)], axis=0)
+    return (scores > rules.score) | ((share >= rules.dark) & (scores > rules.dark_score))
