@@ -130,12 +130,12 @@ class NucleusRules:
     shaded: float = 0.3
     contrast: float = 0.1
     hollow: tuple[float, float] = (-0.1, 0.2)
-    full_um2: float = 15.0
+    full_um2: float = 18.0
     small: float = 1.0
     larger: float = 0.1
-    score: float = 0.4
+    score: float = 0.45
     dark: float = 0.8
-    dark_score: float = 0.25
+    dark_score: float = 0.4
     shared: float = 0.25
     grow_um: float = 0.25
     area_um2: tuple[float, float] = (6.0, 600.0)
