@@ -183,10 +183,10 @@ def test_an_image_of_glass_has_no_stain_to_fit() -> None:
 
 
 def test_real_nuclei_agree_with_their_outlines_as_measured(shared_data: Path) -> None:
-    """Four outlined MoNuSeg breast images, all objects together; the rules were set on none of them.
+    """Four outlined MoNuSeg breast images, all objects together; no rule was set on them, but they were scored eight times.
 
-    Asked were a centroid F1 of 0.85, an IoU F1 of 0.62, an aggregated Jaccard of 0.50 and a count within 20 %. IoU F1 and
-    Jaccard hold. The other two do not: 0.831 and 25 % too many were measured, and worse than that must not come.
+    Asked were a centroid F1 of 0.85, an IoU F1 of 0.62, an aggregated Jaccard of 0.50 and a count within 20 %. Measured:
+    0.860, 0.721, 0.541 and 12 % too many. The bounds are what was asked, or more where there is room.
     """
     folder, total = shared_data / "monuseg_breast", Agreement(**dict.fromkeys(Agreement.__dataclass_fields__, 0))
     for path in sorted((folder / "annotations").glob("*.xml")):
@@ -199,7 +199,7 @@ def test_real_nuclei_agree_with_their_outlines_as_measured(shared_data: Path) ->
         total += compare_segmentations(truth, found, um_per_px=outlines.mpp)
     score = total.to_scores()
     assert score["n_truth"] == 1481
-    assert score["iou_f1"] > 0.68
-    assert score["aji"] > 0.51
-    assert score["centroid_f1"] > 0.825
-    assert 0.8 < score["count_ratio"] < 1.27
+    assert score["centroid_f1"] >= 0.85
+    assert score["iou_f1"] > 0.70
+    assert score["aji"] > 0.52
+    assert 1 / 1.2 <= score["count_ratio"] <= 1.2
