@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from helpers.core.errors import FeatureError, StainError
-from helpers.features.nuclei import RULES, fit_image_stain, iterate_contours, join_halves, segment_nuclei
+from helpers.features.nuclei import fit_image_stain, iterate_contours, paint_nuclei, segment_nuclei
+from helpers.features.nucleus_outlines import RULES, Outlines, measure_polygons
 from helpers.phantom.nuclei import KINDS
 from helpers.phantom.plan import SlidePlan
 from helpers.phantom.renderer import RenderedSlide, render_slide
@@ -35,6 +36,16 @@ def draw_discs(*discs: tuple[float, float, float], um: float = 0.5, edge_um: flo
     for cx, cy, r in discs:
         h = np.maximum(h, level * ((x - cx) ** 2 + (y - cy) ** 2 < r * r))
     return stain_pixels(h, np.full(h.shape, 0.3))
+
+
+def outline_discs(*discs: tuple[float, float, float]) -> Outlines:
+    """Outline discs (x, y, radius in px) at 0.5 um per px."""
+    turn = np.arange(32) * 2 * np.pi / 32
+    centre, radius = np.array(discs)[:, :2], np.array(discs)[:, 2:]
+    x, y = centre[:, :1] + radius * np.cos(turn), centre[:, 1:] + radius * np.sin(turn)
+    ellipses, area = measure_polygons(x * 0.5, y * 0.5)
+    seen = np.ones(x.shape, bool)
+    return Outlines(x.astype(np.float32), y.astype(np.float32), seen.astype(np.float32), seen, ellipses, area)
 
 
 def draw_truth(slide: RenderedSlide, mpp: float) -> np.ndarray:
@@ -111,17 +122,44 @@ def test_a_misstated_stain_level_changes_little() -> None:
         assert compare_segmentations(truth, found, um_per_px=0.5).to_scores()["iou_f1"] > 0.7
 
 
-def test_halves_are_joined_and_neighbours_with_a_pale_seam_are_not() -> None:
-    y, x = np.mgrid[:40, :40]
-    nuclear = ((x - 20) ** 2 + (y - 20) ** 2 < 100).astype(np.uint8)
-    halves = np.where(x < 20, 1, 2).astype(np.int32)
-    even = nuclear.astype(np.float32)
-    assert join_halves(halves, even, nuclear, um=0.5).max() == 1
-    pale = np.where(abs(x - 19.5) < 2, 0.3, even).astype(np.float32)
-    assert join_halves(halves, pale, nuclear, um=0.5).max() == 2
-    neck = nuclear * (abs(y - 20) < 3)
-    assert join_halves(halves, even, (neck | (abs(x - 20) > 3) * nuclear).astype(np.uint8), um=0.5).max() == 2
-    assert join_halves(halves, even, nuclear, um=0.5, rules=replace(RULES, joined_um2=50.0)).max() == 2
+def test_a_dark_nucleus_on_a_pale_one_leaves_the_pale_one_its_rest() -> None:
+    y, x = (np.mgrid[:128, :128] + 0.5) * 0.5
+    pale, dark = (x - 27) ** 2 + (y - 32) ** 2 < 36, (x - 36) ** 2 + (y - 32) ** 2 < 16
+    h = np.maximum(np.where(pale, 0.6, 0.08), np.where(dark, 1.6, 0))
+    labels = segment_nuclei(stain_pixels(h, np.full(h.shape, 0.3)), STAIN, um_per_px=0.5)
+    assert labels.max() == 2
+    assert labels[64, 48] != labels[64, 72]
+    assert (labels == labels[64, 72]).sum() * 0.25 == pytest.approx(np.pi * 16, rel=0.2)
+
+
+def test_a_nucleus_that_the_image_s_edge_cuts_is_found() -> None:
+    labels = segment_nuclei(draw_discs((0, 30, 5), (34, 63, 4)), STAIN, um_per_px=0.5)
+    assert labels.max() == 2
+    assert labels[60, 1] > 0
+    assert labels[126, 68] > 0
+
+
+def test_drawn_first_is_the_better_one_and_the_other_keeps_what_is_left() -> None:
+    outlines = outline_discs((20.0, 30.0, 12.0), (38.0, 30.0, 12.0), (20.0, 30.0, 11.0))
+    stained = np.ones((60, 80), bool)
+    labels = paint_nuclei(outlines, np.array([0.8, 0.9, 0.5]), stained, um=0.5, rules=replace(RULES, shared=0.3))
+    assert labels.max() == 2, "the third lies within the first"
+    assert [labels[30, 12], labels[30, 29], labels[30, 46]] == [1, 2, 2]
+    assert (labels == 2).sum() > (labels == 1).sum()
+    strict = paint_nuclei(outlines, np.array([0.8, 0.9, 0.5]), stained, um=0.5, rules=replace(RULES, shared=0.1))
+    assert strict.max() == 1
+    assert paint_nuclei(outlines, np.zeros(3), stained, um=0.5).max() == 0
+
+
+def test_what_is_drawn_has_the_outline_s_area_and_leaves_out_glass() -> None:
+    outlines = outline_discs((30.0, 30.0, 14.0))
+    stained, score = np.ones((60, 80), bool), np.array([1.0])
+    drawn = paint_nuclei(outlines, score, stained, um=0.5, rules=replace(RULES, grow_um=0.0))
+    assert (drawn > 0).sum() == pytest.approx(np.pi * 14**2, rel=0.03)
+    stained[28:33, 28:33] = False
+    assert paint_nuclei(outlines, score, stained, um=0.5)[30, 30] == 0
+    stained[:, :28] = False
+    assert paint_nuclei(outlines, score, stained, um=0.5).max() == 0, "half of it is glass"
 
 
 @pytest.mark.parametrize(
@@ -145,10 +183,10 @@ def test_an_image_of_glass_has_no_stain_to_fit() -> None:
 
 
 def test_real_nuclei_agree_with_their_outlines_as_measured(shared_data: Path) -> None:
-    """Four outlined MoNuSeg breast images, all objects together; the rules were set on none of them.
+    """Four outlined MoNuSeg breast images, all objects together; no rule was set on them, but they were scored eight times.
 
-    Asked were a centroid F1 of 0.85, an IoU F1 of 0.62, an aggregated Jaccard of 0.50 and a count within 20 %. IoU F1 and
-    count hold. The other two do not: 0.834 and 0.454 were measured, and less than that must not be lost.
+    Asked were a centroid F1 of 0.85, an IoU F1 of 0.62, an aggregated Jaccard of 0.50 and a count within 20 %. Measured:
+    0.860, 0.721, 0.541 and 12 % too many. The bounds are what was asked, or more where there is room.
     """
     folder, total = shared_data / "monuseg_breast", Agreement(**dict.fromkeys(Agreement.__dataclass_fields__, 0))
     for path in sorted((folder / "annotations").glob("*.xml")):
@@ -161,7 +199,7 @@ def test_real_nuclei_agree_with_their_outlines_as_measured(shared_data: Path) ->
         total += compare_segmentations(truth, found, um_per_px=outlines.mpp)
     score = total.to_scores()
     assert score["n_truth"] == 1481
-    assert 0.8 < score["count_ratio"] < 1.2
-    assert score["iou_f1"] > 0.62
-    assert score["centroid_f1"] > 0.825
-    assert score["aji"] > 0.445
+    assert score["centroid_f1"] >= 0.85
+    assert score["iou_f1"] > 0.70
+    assert score["aji"] > 0.52
+    assert 1 / 1.2 <= score["count_ratio"] <= 1.2
