@@ -150,8 +150,8 @@ axes[1].set_title(f"{len(nuclei)} nuclei", fontsize=6, fontweight="normal", pad=
 run.save_figure(fig, "nuclei_on_a_tile", table=nuclei)
 
 # %% [markdown]
-# Look where it fails: crowded nests run together, pale nuclei are missed.
-# On outlined images of real breast cancer the overlap is F1 0.65 at an IoU of 0.5, so read counts as counts of look-alikes.
+# Look where it fails: faint and small objects pass for nuclei, and blurred crowds lose some.
+# On outlined images of real breast cancer the overlap is F1 0.72 at an IoU of 0.5, so read counts as counts of look-alikes.
 #
 # ## The cohort
 #
