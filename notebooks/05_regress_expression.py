@@ -508,7 +508,7 @@ if mapped:
 # ### Do maps repeat themselves
 #
 # The nets of one fit saw other inner splits, another seed draws other weights. Rank agreement of their maps says how much of a map is the net's mood; entropy of 1 means that all tiles count alike; and the hotspots of different genes may be one and the same picture.
-# Where attention maps of two seeds do not agree, showing one of them is showing dice.
+# Where attention maps of two seeds do not agree, showing one of them is showing dice. Values of two seeds agree because both stand on the same ridge.
 
 # %%
 from dataclasses import replace as change
@@ -611,6 +611,7 @@ screens.round(4) if len(screens) else print("nothing was planted here: the false
 
 # %% [markdown]
 # *Linked* means that a quarter or more of a gene's planted variance comes from what a slide shows: proliferation or lymphocytes. Receptor genes ride on an axis that no phantom slide draws, except through the subtype; they count neither as null nor as linked, and lower the power of "all genes" with good reason.
+# Permutation p-values have a floor, 1 / (1 + permutations). Where every link is cut, a discovery among 110 genes needs several genes at that floor at once, so few permutations make the screen more cautious than its level.
 #
 # ## Write, and answer for it
 
