@@ -458,10 +458,11 @@ if located and genes_judged:
     from helpers.stats.hotspots import summarise_maps
 
     judged = judge_slides(study, map_fits, located, genes=genes_judged, columns=columns, hot_share=spec.hot_share)
-    quality = summarise_maps(judged, by=["target", "map"], n_boot=spec.n_boot, rng=rng)
+    print(f"{judged['slide_id'].nunique() if len(judged) else 0} slides have enough tiles inside the tumour to be judged")
+    quality = summarise_maps(judged, by=["target", "map"], n_boot=spec.n_boot, rng=rng) if len(judged) else quality
     run.save_table(judged, "hotspots_by_slide")
     run.save_table(quality, "hotspots")
-    if isinstance(map_fits[0], HotspotFit):
+    if len(judged) and isinstance(map_fits[0], HotspotFit):
         random_maps = judge_random(map_fits[0], located, truths=sorted(set(genes_judged.values())), hot_share=spec.hot_share, n_draws=spec.n_random, seed=spec.seed)
         run.save_table(random_maps, "random_attention")
 else:
@@ -582,7 +583,8 @@ if own:
     if located and planted and spec.published_arm == "as_published":
         truths = find_truth(loadings, own)
         judged_2 = judge_slides(study, publication_fits[spec.published_arm], located, genes=truths, columns={g: own.index(g) for g in truths}, hot_share=spec.hot_share)
-        print(summarise_maps(judged_2, by=["target", "map"], n_boot=spec.n_boot, rng=rng).query("quantity == 'auroc'").round(3).to_string(index=False))
+        if len(judged_2):
+            print(summarise_maps(judged_2, by=["target", "map"], n_boot=spec.n_boot, rng=rng).query("quantity == 'auroc'").round(3).to_string(index=False))
 
 # %% [markdown]
 # ## Is the false discovery rate what it says
