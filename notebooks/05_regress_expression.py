@@ -458,10 +458,11 @@ if located and genes_judged:
     from helpers.stats.hotspots import summarise_maps
 
     judged = judge_slides(study, map_fits, located, genes=genes_judged, columns=columns, hot_share=spec.hot_share)
-    quality = summarise_maps(judged, by=["target", "map"], n_boot=spec.n_boot, rng=rng)
+    print(f"{judged['slide_id'].nunique() if len(judged) else 0} slides have enough tiles inside the tumour to be judged")
+    quality = summarise_maps(judged, by=["target", "map"], n_boot=spec.n_boot, rng=rng) if len(judged) else quality
     run.save_table(judged, "hotspots_by_slide")
     run.save_table(quality, "hotspots")
-    if isinstance(map_fits[0], HotspotFit):
+    if len(judged) and isinstance(map_fits[0], HotspotFit):
         random_maps = judge_random(map_fits[0], located, truths=sorted(set(genes_judged.values())), hot_share=spec.hot_share, n_draws=spec.n_random, seed=spec.seed)
         run.save_table(random_maps, "random_attention")
 else:
@@ -508,7 +509,7 @@ if mapped:
 # ### Do maps repeat themselves
 #
 # The nets of one fit saw other inner splits, another seed draws other weights. Rank agreement of their maps says how much of a map is the net's mood; entropy of 1 means that all tiles count alike; and the hotspots of different genes may be one and the same picture.
-# Where attention maps of two seeds do not agree, showing one of them is showing dice.
+# Where attention maps of two seeds do not agree, showing one of them is showing dice. Values of two seeds agree because both stand on the same ridge.
 
 # %%
 from dataclasses import replace as change
@@ -582,7 +583,8 @@ if own:
     if located and planted and spec.published_arm == "as_published":
         truths = find_truth(loadings, own)
         judged_2 = judge_slides(study, publication_fits[spec.published_arm], located, genes=truths, columns={g: own.index(g) for g in truths}, hot_share=spec.hot_share)
-        print(summarise_maps(judged_2, by=["target", "map"], n_boot=spec.n_boot, rng=rng).query("quantity == 'auroc'").round(3).to_string(index=False))
+        if len(judged_2):
+            print(summarise_maps(judged_2, by=["target", "map"], n_boot=spec.n_boot, rng=rng).query("quantity == 'auroc'").round(3).to_string(index=False))
 
 # %% [markdown]
 # ## Is the false discovery rate what it says
@@ -611,6 +613,7 @@ screens.round(4) if len(screens) else print("nothing was planted here: the false
 
 # %% [markdown]
 # *Linked* means that a quarter or more of a gene's planted variance comes from what a slide shows: proliferation or lymphocytes. Receptor genes ride on an axis that no phantom slide draws, except through the subtype; they count neither as null nor as linked, and lower the power of "all genes" with good reason.
+# Permutation p-values have a floor, 1 / (1 + permutations). Where every link is cut, a discovery among 110 genes needs several genes at that floor at once, so few permutations make the screen more cautious than its level.
 #
 # ## Write, and answer for it
 
