@@ -63,9 +63,11 @@ def test_a_score_that_only_knows_the_label_is_nothing_inside_its_strata() -> Non
 def test_a_planted_label_asks_for_a_gain_or_for_no_loss() -> None:
     found = {"difference": 0.05, "ci_low": 0.01, "ci_high": 0.09, "other": "image_linear"}
     assert judge_difference(found, "both")["holds"] is True
-    assert judge_difference(found | {"ci_low": -0.01}, "both")["holds"] is False
+    assert judge_difference(found | {"ci_low": -0.01}, "both")["holds"] is None, "a small cohort leaves it open"
+    assert judge_difference(found | {"ci_low": -0.09, "ci_high": -0.01}, "both")["holds"] is False
     assert judge_difference(found | {"other": "genes_linear", "difference": -0.005}, "genes")["holds"] is True
-    assert judge_difference(found | {"other": "genes_linear", "difference": -0.02}, "genes")["holds"] is False
+    assert judge_difference(found | {"other": "genes_linear", "difference": -0.02}, "genes")["holds"] is None
+    assert judge_difference(found | {"other": "genes_linear", "difference": -0.04, "ci_high": -0.02}, "genes")["holds"] is False
     assert judge_difference(found, "") == {}
     row = found | {"split": "development", "arm": "cross_attention", "quantity": "roc_auc", "n": 9}
     ids = [r["id"] for t in ("", "both") for r in build_difference_rows(pd.DataFrame([row]), target=t)]

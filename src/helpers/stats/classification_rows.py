@@ -109,11 +109,17 @@ def judge_difference(found: dict[str, Any], target: str) -> dict[str, Any]:
     """
     asked = {"image_linear", "genes_linear", "image_net", "genes_net", "image_permuted"}
     if target == "both" and found["other"] in asked:
-        return {"holds": bool(found["ci_low"] > 0), "source": "signal in both: the interval must lie above 0"}
+        verdict = _judge(found["ci_low"] > 0, clearly_not=found["ci_high"] < 0)
+        return {"holds": verdict, "source": "signal in both: the interval must lie above 0; open where it holds 0"}
     if target == "genes" and found["other"] == "genes_linear":
-        holds = bool(found["difference"] >= NOT_WORSE)
-        return {"holds": holds, "reference": NOT_WORSE, "source": "signal in the genes only: must not lose more"}
+        verdict = _judge(found["difference"] >= NOT_WORSE, clearly_not=found["ci_high"] < NOT_WORSE)
+        return {"holds": verdict, "reference": NOT_WORSE, "source": "signal in the genes only: must not lose more"}
     return {}
+
+
+def _judge(holds: bool, *, clearly_not: bool) -> bool | None:
+    """One cohort decides for, decides against only with its whole interval, and else leaves it open."""
+    return True if holds else (False if clearly_not else None)
 
 
 def build_exact_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
