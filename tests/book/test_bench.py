@@ -28,7 +28,7 @@ def test_rows_and_machine_are_written_and_a_partial_run_keeps_the_others(tmp_pat
 
 
 def test_an_unknown_benchmark_is_named():
-    with pytest.raises(RunError, match="no benchmark fast; there are startup, slides, gigapixel, features, peers, survival, arms"):
+    with pytest.raises(RunError, match="no benchmark fast; there are startup, slides, gigapixel, features, peers, survival, arms, expression, fusion"):
         bench.run_benchmarks(only=["fast"])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from helpers.book import bench_arms, bench_features, bench_peers, bench_slides
+from helpers.book import bench_arms, bench_expression, bench_features, bench_fusion, bench_peers, bench_slides
 from helpers.core import paths
 from helpers.core.errors import RunError
 from helpers.core.progress import track
@@ -248,6 +248,8 @@ BENCHMARKS: Mapping[str, Callable[[], list[Row]]] = MappingProxyType(
         "peers": bench_peers.measure_peers,
         "survival": measure_cox,
         "arms": bench_arms.measure_arms,
+        "expression": bench_expression.measure_expression,
+        "fusion": bench_fusion.measure_fusion,
     }
 )
 
