@@ -279,7 +279,8 @@ def validate(
 @app.command()
 def bench(
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="startup, slides, gigapixel, features, peers, survival, arms, expression, fusion.")
+        list[str] | None,
+        typer.Option("--only", help="startup, slides, gigapixel, features, peers, survival, arms, expression, fusion."),
     ] = None,
 ) -> None:
     """Measure speed on this machine: results/bench/bench.json."""
