@@ -20,7 +20,7 @@ def code_basal_her2(subtypes: pd.Series) -> pd.Series:
     Parameters
     ----------
     subtypes : Series of str
-        PAM50 words of any of the usual spellings, with or without 'BRCA_' or 'BRCA.' before them; missing where
+        PAM50 words of any of the usual spellings, with or without ``BRCA_`` or ``BRCA.`` before them; missing where
         unknown.
 
     Returns

@@ -663,7 +663,7 @@ def pool_by_value(values: "Tensor", mask: "Tensor", *, pooling: Pooling, top_k: 
     values : Tensor, (m, batch, n, k)
     mask : Tensor, (m or 1, batch, n), bool
     pooling : str
-        max; linear, sum of v |v| over sum of |v|; exponential, weights exp(v); top_k, the mean over `top_k` of the
+        max; linear, weights abs(v); exponential, weights exp(v); top_k, the mean over `top_k` of the
         means of the k highest tiles (of all, where there are fewer).
     top_k : sequence of int
 

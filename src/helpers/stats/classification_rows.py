@@ -18,7 +18,7 @@ def build_arm_rows(performance: pd.DataFrame, *, end: str = "") -> list[dict[str
     performance : DataFrame
         From `compute_arm_performance`, one target.
     end : str
-        What the cohort part is called, put before the split: 'a2_' for a single site.
+        What the cohort part is called, put before the split: ``a2_`` for a single site.
 
     Returns
     -------
