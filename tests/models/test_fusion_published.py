@@ -19,6 +19,7 @@ from helpers.models.fusion_published import (
     predict_published,
     stack_tiles,
 )
+from helpers.models.study import limit_threads
 
 SMALL = PublishedRecipe(n_tiles=6, width=16, heads=4, max_epochs=3, learning_rate=1e-2, n_folds=3)
 BLIND = ("cross_attention", "concat_public", "genes")
@@ -88,10 +89,11 @@ def test_the_folds_are_those_of_an_unstratified_kfold_with_seed_42() -> None:
 def test_a_published_network_learns_where_there_is_something_to_learn() -> None:
     from sklearn.metrics import roc_auc_score
 
-    bags, genes, labels = draw(60)
-    longer = replace(SMALL, max_epochs=15)
+    bags, genes, labels = draw(120)
+    longer = replace(SMALL, max_epochs=20)
     for kind in ("cross_attention", "concat", "image"):
-        table = predict_published(kind, bags, genes, labels, recipe=longer)
+        with limit_threads():  # sums in another order give another network, and small ones vary (0.71 to 0.89)
+            table = predict_published(kind, bags, genes, labels, recipe=longer)
         assert roc_auc_score(table["y_true"], table["y_pred"]) > 0.75, kind
 
 

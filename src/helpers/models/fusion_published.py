@@ -9,6 +9,7 @@ assumption and stands in `PublishedRecipe` or beside the layer.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.core.errors import ModelError
+from helpers.models.study import limit_threads
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -358,7 +360,8 @@ def predict_published(
     tables = []
     folds = KFold(recipe.n_folds, shuffle=True, random_state=recipe.seed).split(x)
     for fold, (train, test) in enumerate(folds):
-        fit = fit_published(kind, tiles, x, y, train=train, test=test, recipe=recipe, seed=recipe.seed + fold)
+        with limit_threads() if without_images else nullcontext():
+            fit = fit_published(kind, tiles, x, y, train=train, test=test, recipe=recipe, seed=recipe.seed + fold)
         tables.append(pd.DataFrame({
             "case_id": labels.index[test], "split": "development", "repeat": 0, "fold": fold, "target": target,
             "arm": arm or f"as_published_{kind}", "y_true": y[test], "y_pred": fit.predict(tiles[test], x[test]),
