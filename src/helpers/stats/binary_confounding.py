@@ -8,14 +8,8 @@ import numpy as np
 import pandas as pd
 
 from helpers.stats.classification import RANKS, measure_resamples
-from helpers.stats.confounding import COLUMNS, MISSING, choose_label_folds, list_strata, predict_by_label
-from helpers.stats.resampling import (
-    Refit,
-    compare_with_null,
-    compute_percentile_interval,
-    compute_permutation_null,
-    draw_bootstrap_counts,
-)
+from helpers.stats.confounding import PanelQuantity, compute_confounding_panel, list_strata
+from helpers.stats.resampling import Refit, compute_percentile_interval, draw_bootstrap_counts
 
 AUC = RANKS[0]
 
@@ -65,12 +59,12 @@ def compute_auc(
     return value, *compute_percentile_interval(drawn)
 
 
-def compute_auc_within(y_true: np.ndarray, y_score: np.ndarray, codes: np.ndarray, *, min_cases: int) -> np.ndarray:
+def compute_auc_within(y_true: np.ndarray, y_pred: np.ndarray, codes: np.ndarray, *, min_cases: int) -> np.ndarray:
     """Case-weighted mean of the AUC inside strata, for every column; strata of one class do not count.
 
     Parameters
     ----------
-    y_true, y_score : ndarray, (n, k)
+    y_true, y_pred : ndarray, (n, k)
     codes : ndarray, (n,)
     min_cases : int
 
@@ -82,7 +76,7 @@ def compute_auc_within(y_true: np.ndarray, y_score: np.ndarray, codes: np.ndarra
     names = list_strata(codes, min_cases=min_cases)
     if not names:
         return np.full(y_true.shape[1], np.nan)
-    values = np.stack([compute_auc_columns(y_true[codes == name], y_score[codes == name]) for name in names])
+    values = np.stack([compute_auc_columns(y_true[codes == name], y_pred[codes == name]) for name in names])
     weights = np.where(np.isnan(values), 0.0, np.array([[np.sum(codes == name)] for name in names], float))
     total = weights.sum(axis=0)
     mean = (np.nan_to_num(values) * weights).sum(axis=0) / np.maximum(total, 1)
@@ -120,51 +114,26 @@ def compute_binary_panel(
     DataFrame
         The columns of `compute_confounding_panel`; `value` is an AUC.
     """
-    y, score = (predictions[name].to_numpy(float) for name in ("y_true", "y_pred"))
-    given = predictions["fold"].to_numpy()
-    by_case = labels.loc[predictions["case_id"]].astype(object)
-    by_case = by_case.where(by_case.notna(), MISSING).astype(str)
-    rows = [_measure(y, score, n_boot, rng, label="all cases", kind="image", stratum="all", folds="given")]
-    for name in labels.columns:
-        codes = by_case[name].to_numpy()
-        folds = choose_label_folds(codes, given, rng=rng)
-        alone = predict_by_label(y, codes, folds)
-        where = "given" if np.array_equal(folds, given) else "case-level"
-        rows.append(_measure(y, alone, n_boot, rng, label=name, kind="label_only", stratum="all", folds=where))
-        for stratum in sorted(set(codes) - {MISSING}):
-            inside = codes == stratum
-            kept = n_boot if inside.sum() >= min_cases else -1
-            row = _measure(y[inside], score[inside], kept, rng, label=name, kind="within_stratum", stratum=stratum)
-            rows.append(row | {"folds": "given"})
-        within = _compare_within(predictions, codes, site, refit, n_permutations, min_cases, rng)
-        rows.append({"label": name, "kind": "within_label", "stratum": "mean of strata"} | within)
-    return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-
-
-def _measure(
-    y: np.ndarray, score: np.ndarray, n_boot: int, rng: np.random.Generator, **names: str
-) -> dict[str, object]:
-    row: dict[str, object] = {**names, "n": len(y)}
-    if n_boot < 0 or not 0 < y.sum() < len(y):
-        return row
-    return row | dict(zip(("value", "ci_low", "ci_high"), compute_auc(y, score, n_boot=n_boot, rng=rng), strict=True))
-
-
-def _compare_within(
-    predictions: pd.DataFrame, codes: np.ndarray, site: pd.Series | None, refit: Refit | None, n_permutations: int,
-    min_cases: int, rng: np.random.Generator,
-) -> dict[str, object]:  # fmt: skip
-    y, score = (predictions[name].to_numpy(float) for name in ("y_true", "y_pred"))
-    names = list_strata(codes, min_cases=min_cases)
-    value = float(compute_auc_within(y[:, None], score[:, None], codes, min_cases=min_cases)[0])
-    row: dict[str, object] = {"value": value, "n": int(np.isin(codes, names).sum())}
-    if refit is None or not names or not n_permutations:
-        return row
-    sites = codes if site is None else site.loc[predictions["case_id"]].astype(str).to_numpy()
-    null = compute_permutation_null(
-        y, groups=np.char.add(np.char.add(codes.astype(str), "\t"), sites.astype(str)), refit=refit,
-        statistic=lambda a, b: compute_auc_within(a, b, codes, min_cases=min_cases),
-        n_permutations=n_permutations, rng=rng,
+    return compute_confounding_panel(
+        predictions, labels, site=site, refit=refit, n_boot=n_boot, n_permutations=n_permutations, min_cases=min_cases,
+        rng=rng, quantity=PanelQuantity(measure_auc, compute_auc_within),
     )  # fmt: skip
-    compared = compare_with_null(value, null)
-    return row | {name: compared[name] for name in ("null_mean", "null_q95", "p")}
+
+
+def measure_auc(
+    y_true: np.ndarray, y_pred: np.ndarray, *, n_boot: int, rng: np.random.Generator
+) -> tuple[float, float, float] | None:
+    """Area under the ROC curve with its interval.
+
+    Parameters
+    ----------
+    y_true, y_pred : ndarray, (n,)
+    n_boot : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    value, low, high : float
+        None where there is one class.
+    """
+    return compute_auc(y_true, y_pred, n_boot=n_boot, rng=rng) if 0 < y_true.sum() < len(y_true) else None

@@ -6,7 +6,8 @@ like any model), how well the image does among cases that share the label, and w
 labels of the target are exchanged only inside site and stratum, with every fold refitted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class PanelQuantity:
+    """What a panel measures.
+
+    Parameters
+    ----------
+    measure : callable
+        (y_true, y_pred, n_boot=, rng=) to value, low and high; None where it is not defined.
+    within : callable
+        (y_true, y_pred, codes, min_cases=) to the case-weighted mean over strata of every column, (k,).
+    """
+
+    measure: Callable[..., tuple[float, float, float] | None]
+    within: Callable[..., np.ndarray]
+
+
 def compute_confounding_panel(
     predictions: pd.DataFrame,
     labels: pd.DataFrame,
@@ -31,6 +48,7 @@ def compute_confounding_panel(
     n_permutations: int = 200,
     min_cases: int = 20,
     rng: np.random.Generator,
+    quantity: PanelQuantity | None = None,
 ) -> pd.DataFrame:
     """Compute the whole panel for one target and one repeat.
 
@@ -48,11 +66,13 @@ def compute_confounding_panel(
     min_cases : int
         Smaller strata are listed with their n and no value.
     rng : numpy Generator
+    quantity : PanelQuantity, optional
+        What `value` is. Default: Spearman.
 
     Returns
     -------
     DataFrame
-        label, kind (image, label_only, within_stratum, within_label), stratum, value (Spearman), ci_low, ci_high, n,
+        label, kind (image, label_only, within_stratum, within_label), stratum, value, ci_low, ci_high, n,
         null_mean, null_q95, p, folds. `within_label` is the case-weighted mean of its strata.
 
     Raises
@@ -61,23 +81,24 @@ def compute_confounding_panel(
         When a case is predicted twice, or the labels lack a case.
     """
     _check_panel(predictions, labels)
+    judge = quantity or PanelQuantity(measure_spearman, compute_within_strata)
     by_case = labels.loc[predictions["case_id"]].astype(object)
     by_case = by_case.where(by_case.notna(), MISSING).astype(str)
-    rows = [_measure(predictions, rng=rng, n_boot=n_boot, label="all cases", kind="image", stratum="all")]
+    rows = [_measure(judge, predictions, rng=rng, n_boot=n_boot, label="all cases", kind="image", stratum="all")]
     for name in labels.columns:
         codes = by_case[name].to_numpy()
         folds = choose_label_folds(codes, predictions["fold"].to_numpy(), rng=rng)
         alone = predict_by_label(predictions["y_true"].to_numpy(float), codes, folds)
         given = "given" if np.array_equal(folds, predictions["fold"]) else "case-level"
-        row = _measure(
-            predictions.assign(y_pred=alone), rng=rng, n_boot=n_boot, label=name, kind="label_only", stratum="all"
-        )
+        names = {"label": name, "kind": "label_only", "stratum": "all"}
+        row = _measure(judge, predictions.assign(y_pred=alone), rng=rng, n_boot=n_boot, **names)
         rows.append(row | {"folds": given})
         for stratum in sorted(set(codes) - {MISSING}):
             inside = predictions[codes == stratum]
             kept = n_boot if len(inside) >= min_cases else -1
-            rows.append(_measure(inside, rng=rng, n_boot=kept, label=name, kind="within_stratum", stratum=stratum))
-        within = _compare_within(predictions, codes, site, refit, n_permutations, min_cases, rng)
+            names = {"label": name, "kind": "within_stratum", "stratum": stratum}
+            rows.append(_measure(judge, inside, rng=rng, n_boot=kept, **names))
+        within = _compare_within(judge, predictions, codes, site, refit, n_permutations, min_cases, rng)
         rows.append({"label": name, "kind": "within_label", "stratum": "mean of strata"} | within)
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
@@ -169,32 +190,57 @@ def list_strata(codes: np.ndarray, *, min_cases: int) -> list[str]:
 
 
 def _compare_within(
-    predictions: pd.DataFrame, codes: np.ndarray, site: pd.Series | None, refit: Refit | None, n_permutations: int,
-    min_cases: int, rng: np.random.Generator,
+    judge: PanelQuantity, predictions: pd.DataFrame, codes: np.ndarray, site: pd.Series | None, refit: Refit | None,
+    n_permutations: int, min_cases: int, rng: np.random.Generator,
 ) -> dict[str, object]:  # fmt: skip
     y_true, y_pred = (predictions[name].to_numpy(float) for name in ("y_true", "y_pred"))
     names = list_strata(codes, min_cases=min_cases)
-    value = float(compute_within_strata(y_true[:, None], y_pred[:, None], codes, min_cases=min_cases)[0])
+    value = float(judge.within(y_true[:, None], y_pred[:, None], codes, min_cases=min_cases)[0])
     row: dict[str, object] = {"value": value, "n": int(np.isin(codes, names).sum())}
     if refit is None or not names or not n_permutations:
         return row
     sites = codes if site is None else site.loc[predictions["case_id"]].astype(str).to_numpy()
     null = compute_permutation_null(
         y_true, groups=np.char.add(np.char.add(codes.astype(str), "\t"), sites.astype(str)), refit=refit,
-        statistic=lambda a, b: compute_within_strata(a, b, codes, min_cases=min_cases),
+        statistic=lambda a, b: judge.within(a, b, codes, min_cases=min_cases),
         n_permutations=n_permutations, rng=rng,
     )  # fmt: skip
     compared = compare_with_null(value, null)
     return row | {name: compared[name] for name in ("null_mean", "null_q95", "p")}
 
 
-def _measure(inside: pd.DataFrame, *, rng: np.random.Generator, n_boot: int, **names: str) -> dict[str, object]:
-    """Spearman of one group as a row; n_boot < 0 lists the group without a value."""
+def _measure(
+    judge: PanelQuantity, inside: pd.DataFrame, *, rng: np.random.Generator, n_boot: int, **names: str
+) -> dict[str, object]:
+    """One group as a row; n_boot < 0 lists the group without a value."""
     row: dict[str, object] = {**names, "n": len(inside), "folds": "given"}
-    if n_boot < 0 or min(inside["y_true"].nunique(), inside["y_pred"].nunique()) < 2:
+    if n_boot < 0:
         return row
-    table = compute_agreement(inside["y_true"].to_numpy(), inside["y_pred"].to_numpy(), n_boot=n_boot, rng=rng)
-    return row | table.set_index("quantity").loc["spearman", ["value", "ci_low", "ci_high"]].to_dict()
+    found = judge.measure(inside["y_true"].to_numpy(float), inside["y_pred"].to_numpy(float), n_boot=n_boot, rng=rng)
+    return row if found is None else row | dict(zip(("value", "ci_low", "ci_high"), found, strict=True))
+
+
+def measure_spearman(
+    y_true: np.ndarray, y_pred: np.ndarray, *, n_boot: int, rng: np.random.Generator
+) -> tuple[float, float, float] | None:
+    """Spearman's correlation with a case-bootstrap interval.
+
+    Parameters
+    ----------
+    y_true, y_pred : ndarray, (n,)
+    n_boot : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    value, low, high : float
+        None where one side is constant.
+    """
+    if min(len(np.unique(y_true)), len(np.unique(y_pred))) < 2:
+        return None
+    table = compute_agreement(y_true, y_pred, n_boot=n_boot, rng=rng).set_index("quantity")
+    value, low, high = table.loc["spearman", ["value", "ci_low", "ci_high"]]
+    return value, low, high
 
 
 def _check_panel(predictions: pd.DataFrame, labels: pd.DataFrame) -> None:
