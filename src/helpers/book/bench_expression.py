@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from helpers.book.bench_arms import N_CASES, N_FOLDS, draw_study
+from helpers.book.bench_arms import N_CASES, N_FOLDS, SEED, draw_study, draw_tiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +31,11 @@ def draw_expression(n_genes: int) -> "pd.DataFrame":
     import numpy as np
     import pandas as pd
 
-    latent = np.random.default_rng(20261).normal(size=(N_CASES, 8))  # the first that `draw_study` draws
+    latent, _, site = draw_tiles(np.random.default_rng(SEED))
     rng = np.random.default_rng(20262)
     mixing = rng.normal(size=(8, n_genes))
     values = latent @ mixing + 2 * rng.normal(size=(N_CASES, n_genes))
-    cases = pd.Index([f"{i:04d}" for i in range(N_CASES)], name="case_id")
-    return pd.DataFrame(values, index=cases, columns=[f"g{i:05d}" for i in range(n_genes)])
+    return pd.DataFrame(values, index=site.index, columns=[f"g{i:05d}" for i in range(n_genes)])
 
 
 def measure_expression(*, workers: int = 2) -> list[dict[str, Any]]:
@@ -54,22 +53,23 @@ def measure_expression(*, workers: int = 2) -> list[dict[str, Any]]:
     """
     import torch  # noqa: F401 - its import is no work of a fit
 
+    from helpers.book.bench import make_row
     from helpers.models.expression import predict_genes
 
     study, _ = draw_study()
     wall, busy = time.perf_counter(), time.process_time()
     predict_genes(study, draw_expression(50), ["multi_task"], workers=workers)
     name = f"expression/50_genes_{N_FOLDS}_folds"
-    rows = [_row(f"{name}/wall", time.perf_counter() - wall, "s", bound=BOUND_S)]
-    rows.append(_row(f"{name}/processor", time.process_time() - busy, "s", bound=2 * BOUND_S))
+    rows = [make_row(f"{name}/wall", time.perf_counter() - wall, "s", bound=BOUND_S)]
+    rows.append(make_row(f"{name}/processor", time.process_time() - busy, "s", bound=2 * BOUND_S))
     curve = {count: measure_one(count) for count in GENE_COUNTS}
     for count, (seconds, gib) in curve.items():
-        rows.append(_row(f"expression/{count}_genes_1_fold/processor", seconds, "s"))
-        rows.append(_row(f"expression/{count}_genes_1_fold/memory", gib, "GiB", bound=BOUND_GIB))
+        rows.append(make_row(f"expression/{count}_genes_1_fold/processor", seconds, "s"))
+        rows.append(make_row(f"expression/{count}_genes_1_fold/memory", gib, "GiB", bound=BOUND_GIB))
     first, last = GENE_COUNTS[0], GENE_COUNTS[-1]
     growth = curve[last][0] / curve[first][0]
     rows.append(
-        _row(
+        make_row(
             "expression/growth", growth, "x", ratio=growth / (last / first), compared_with="growth in genes", bound=1.0
         )
     )
@@ -120,7 +120,3 @@ def fit_one(n_genes: int) -> None:
     seconds = time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
     print(f"{seconds:.2f} {peak:.2f}")
-
-
-def _row(name: str, value: float, unit: str, **more: Any) -> dict[str, Any]:
-    return {"id": name, "value": value, "unit": unit, "compared_with": "", "ratio": None, "bound": None} | more
