@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from helpers.core.errors import BagError
+from helpers.core.errors import BagError, ModelError
 from helpers.core.progress import track
 from helpers.models.pooling import ReadTiles, pool_tiles
 
@@ -176,6 +176,23 @@ def collect_bags(bags: Sequence[np.ndarray]) -> Bags:
             raise BagError(msg)
     starts = np.concatenate([[0], np.cumsum([shape[0] for shape in shapes])])
     return Bags(TileStore(np.concatenate(arrays), starts), np.arange(len(arrays)))
+
+
+def check_width(tiles: np.ndarray, *, expected: int) -> None:
+    """Raise where tiles have another number of features than a model was fitted on.
+
+    Parameters
+    ----------
+    tiles : ndarray, (n_tiles, d)
+    expected : int
+
+    Raises
+    ------
+    ModelError
+    """
+    if tiles.shape[1] != expected:
+        msg = f"ModelError: tiles of {tiles.shape[1]} features were given to a net of {expected}. Use its encoder."
+        raise ModelError(msg)
 
 
 def read_bags(slides: pd.DataFrame, read_tiles: ReadTiles) -> tuple[Bags, pd.Index]:

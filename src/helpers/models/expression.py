@@ -13,7 +13,7 @@ from helpers.core.progress import track
 from helpers.models.arms import Arm, FittedArm, combine_arms, list_arms
 from helpers.models.hotspots import HotspotArm, HotspotFit, draw_attention, list_hotspot_arms, weigh_untrained
 from helpers.models.linear import tabulate_predictions
-from helpers.models.study import Study, limit_threads
+from helpers.models.study import Study, check_arms, limit_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,12 +147,7 @@ def check_gene_arms(arms: Sequence[str]) -> None:
     ModelError
         Names the arm, and those there are.
     """
-    known = [*list_gene_arms(), *COMBINED]
-    for name in arms:
-        if name not in known or list(arms).count(name) > 1:
-            what = "is named twice" if name in known else "does not exist"
-            msg = f"ModelError: arm '{name}' {what}; there are {', '.join(known)}. Name each one wanted once."
-            raise ModelError(msg)
+    check_arms(arms, [*list_gene_arms(), *COMBINED])
     if set(arms) <= set(COMBINED):
         msg = f"ModelError: arms {list(arms)} combine others, and no other is named. Name two or more single arms too."
         raise ModelError(msg)

@@ -24,7 +24,7 @@ from helpers.models.fusion import (
     train_network,
 )
 from helpers.models.logistic import plan_inner_classes
-from helpers.models.study import limit_threads
+from helpers.models.study import FoldedCases, limit_threads
 from helpers.stats.resampling import permute_within
 
 
@@ -84,7 +84,7 @@ MISSING: Final[dict[str, tuple[Modality, ...]]] = {"without_images": ("genes",),
 
 
 @dataclass(frozen=True)
-class FusionStudy:
+class FusionStudy(FoldedCases):
     """What the arms are fitted to.
 
     Attributes
@@ -121,21 +121,6 @@ class FusionStudy:
         """All cases."""
         return self.labels.index
 
-    def locate(self, repeat: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions of the training (train and val) and test cases of a fold.
-
-        Parameters
-        ----------
-        repeat, fold : int
-
-        Returns
-        -------
-        train, test : ndarray, int
-        """
-        rows = self.splits[(self.splits["repeat"] == repeat) & (self.splits["fold"] == fold)]
-        role = rows.set_index("case_id")["role"].reindex(self.cases)
-        return np.flatnonzero(role.notna() & role.ne("test")), np.flatnonzero(role.eq("test"))
-
     def list_folds(self, repeats: Sequence[int] | None = None) -> list[tuple[int, int]]:
         """List (repeat, fold) of the folds that test a case.
 
@@ -148,19 +133,7 @@ class FusionStudy:
         -------
         list of tuple
         """
-        here = self.splits[(self.splits["fold"] >= 0) & self.splits["case_id"].isin(self.cases)]
-        here = here[here["role"] == "test"]
-        if repeats is not None:
-            here = here[here["repeat"].isin(list(repeats))]
-        return [
-            (int(r), int(f))
-            for r, f in here[["repeat", "fold"]].drop_duplicates().sort_values(["repeat", "fold"]).to_numpy()
-        ]
-
-    @property
-    def frozen(self) -> pd.DataFrame:
-        """Cases in no fold: case_id, role."""
-        return self.splits[(self.splits["fold"] < 0) & self.splits["case_id"].isin(self.cases)]
+        return [fold for fold in super().list_folds(repeats) if len(self.locate(*fold)[1])]
 
 
 def make_study(

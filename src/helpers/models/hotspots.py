@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from helpers.core.errors import ModelError
 from helpers.models.arms import Arm
-from helpers.models.bags import Bags, collect_bags
+from helpers.models.bags import Bags, check_width, collect_bags
 from helpers.models.descriptors import Arrays, measure_tiles
 from helpers.models.linear import fit_ridge, plan_inner_folds
 from helpers.models.mil import fit_rotation
@@ -338,10 +337,7 @@ class HotspotFit:
         ModelError
             When the tiles have another number of features.
         """
-        if tiles.shape[1] != len(self.mean):
-            found, expected = tiles.shape[1], len(self.mean)
-            msg = f"ModelError: tiles of {found} features were given to a net of {expected}. Use its encoder."
-            raise ModelError(msg)
+        check_width(tiles, expected=len(self.mean))
         return (np.asarray(tiles, np.float32) - self.mean.astype(np.float32)) @ self.rotation.astype(np.float32)
 
     def explain_tiles(self, tiles: np.ndarray, *, columns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

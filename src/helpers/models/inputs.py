@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,12 @@ def _find_file(folder: Path, slide_id: str) -> Path | None:
     return next(
         (folder / f"{slide_id}{suffix}" for suffix in SUFFIXES if (folder / f"{slide_id}{suffix}").is_file()), None
     )
+
+
+TILE_FILTERS: Final = (
+    "min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction",
+)  # fmt: skip
+"""Options of `select_tiles`, as the specs of chapters that read tiles call them."""
 
 
 def select_tiles(

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.core.errors import ModelError
 from helpers.models.arms import Arm
-from helpers.models.bags import Bags, average_by_case, collect_bags
+from helpers.models.bags import Bags, average_by_case, check_width, collect_bags
 from helpers.models.descriptors import Arrays, measure_tiles
 from helpers.models.linear import fit_ridge, plan_inner_folds
 
@@ -275,10 +274,7 @@ class MilFit:
 
     def _look(self, m: int, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores (n_tiles, k) and attention logits (n_tiles,) of one net."""
-        if tiles.shape[1] != len(self.mean):
-            found, expected = tiles.shape[1], len(self.mean)
-            msg = f"ModelError: tiles of {found} features were given to a net of {expected}. Use its encoder."
-            raise ModelError(msg)
+        check_width(tiles, expected=len(self.mean))
         net = {name: value[m] for name, value in self.nets.items()}
         hidden = np.maximum((tiles - self.mean) @ self.rotation @ net["w1"] + net["b1"], 0)
         scores = tiles @ self.anchor_weights[m] + self.anchor_offsets[m] + hidden @ net["w2"] + net["b2"]

@@ -1,6 +1,6 @@
 """A study of arms: every arm, fold and partition, fitted once; held-out and frozen cases predicted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,36 +22,16 @@ Fits = dict[int, dict[str, list[FittedArm]]]
 """Repeat, then arm, to the fitted arms of its folds."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """What an arm is fitted to.
+class FoldedCases:
+    """Cases and where the splits put them; what every study of models stands on."""
 
-    Parameters
-    ----------
-    bags : Bags
-    cases : Index
-        Case of each bag.
-    splits : DataFrame
-        repeat, fold, case_id, role; cases without a bag are left out.
-    groups : Series
-        Site by `case_id`, for inner folds.
-    seed : int
-        Of arms that draw: the numbers depend on seed, repeat and fold alone, not on threads.
-    aggregation : str
-        Of the plain ridge.
-    """
+    if TYPE_CHECKING:
 
-    bags: Bags
-    cases: pd.Index
-    splits: pd.DataFrame
-    groups: pd.Series
-    seed: int
-    aggregation: str = "mean"
+        @property
+        def cases(self) -> pd.Index: ...  # noqa: D102 - given by the study
 
-    @property
-    def recipes(self) -> dict[str, Arm]:
-        """Every arm by name."""
-        return list_arms(aggregation=self.aggregation)
+        @property
+        def splits(self) -> pd.DataFrame: ...  # noqa: D102
 
     @property
     def frozen(self) -> pd.DataFrame:
@@ -89,6 +69,38 @@ class Study:
         rows = self.splits[(self.splits["repeat"] == repeat) & (self.splits["fold"] == fold)]
         role = rows.set_index("case_id")["role"].reindex(self.cases)
         return np.flatnonzero(role.notna() & role.ne("test")), np.flatnonzero(role.eq("test"))
+
+
+@dataclass(frozen=True)
+class Study(FoldedCases):
+    """What an arm is fitted to.
+
+    Parameters
+    ----------
+    bags : Bags
+    cases : Index
+        Case of each bag.
+    splits : DataFrame
+        repeat, fold, case_id, role; cases without a bag are left out.
+    groups : Series
+        Site by `case_id`, for inner folds.
+    seed : int
+        Of arms that draw: the numbers depend on seed, repeat and fold alone, not on threads.
+    aggregation : str
+        Of the plain ridge.
+    """
+
+    bags: Bags
+    cases: pd.Index
+    splits: pd.DataFrame
+    groups: pd.Series
+    seed: int
+    aggregation: str = "mean"
+
+    @property
+    def recipes(self) -> dict[str, Arm]:
+        """Every arm by name."""
+        return list_arms(aggregation=self.aggregation)
 
     def prepare(self, arm: Arm, repeat: int, fold: int) -> PreparedArm:
         """Digest the training cases of a fold for an arm.
@@ -216,19 +228,21 @@ def list_recipes(arms: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_arms(arms: Sequence[str]) -> None:
+def check_arms(arms: Sequence[str], known: Collection[str] | None = None) -> None:
     """Raise where an arm is unknown or named twice.
 
     Parameters
     ----------
     arms : sequence of str
+    known : collection of str, optional
+        Default: the arms of `list_arms`.
 
     Raises
     ------
     ModelError
         Names the arm, and those there are.
     """
-    known = list_arms()
+    known = list_arms() if known is None else known
     for name in arms:
         if name not in known or list(arms).count(name) > 1:
             what = "is named twice" if name in known else "does not exist"
