@@ -76,6 +76,7 @@ from helpers.cohort.genes import widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
 from helpers.models.inputs import (
+    TILE_FILTERS,
     find_feature_files,
     list_absent,
     make_measure,
@@ -109,8 +110,7 @@ print(f"{len(cases)} cases, {len(slides)} slides listed, {len(present)} with fea
 # %%
 import inspect
 
-FILTERS = ("min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction")
-filters = spec.model_dump(include=set(FILTERS))
+filters = spec.model_dump(include=set(TILE_FILTERS))
 bag = read_slide(present["features_file"][0], present["slide_id"][0])
 kept = select_tiles(bag, **filters)
 has = {True: "given", False: "absent"}

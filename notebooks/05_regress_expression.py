@@ -78,7 +78,7 @@ import pandas as pd
 from helpers.cohort.genes import list_genes, widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
-from helpers.models.inputs import find_feature_files, list_absent, make_reader, read_groups
+from helpers.models.inputs import TILE_FILTERS, find_feature_files, list_absent, make_reader, read_groups
 
 cohort = run.upstream("00")
 cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
@@ -96,9 +96,8 @@ print(f"{len(wanted)} genes wanted, {len(names)} measured in {len(expression)} c
 from helpers.models.bags import read_bags
 from helpers.models.hotspot_maps import keep_as_published
 
-FILTERS = ("min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction")
 PUBLISHED_FILTERS = ("max_brightness", "min_contrast", "halve_duplicates")
-filters, chapter_02 = spec.model_dump(include=set(FILTERS)), run.upstream("02") / "features" if run.has_upstream("02") else None
+filters, chapter_02 = spec.model_dump(include=set(TILE_FILTERS)), run.upstream("02") / "features" if run.has_upstream("02") else None
 files = find_feature_files(slides, features_dir=spec.features_dir, encoder_dir=chapter_02 and chapter_02 / spec.encoder)
 for slide_id in files.loc[files["features_file"].isna(), "slide_id"]:
     run.lose(slide_id, "no feature file", kind="slide")

@@ -79,7 +79,7 @@ from helpers.cohort.genes import widen_expression
 from helpers.cohort.omics import read_omics
 from helpers.cohort.subtypes import CLASS_NAMES, code_basal_her2, compare_subtype_sources
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
-from helpers.models.inputs import find_feature_files, list_absent, make_reader, read_groups
+from helpers.models.inputs import TILE_FILTERS, find_feature_files, list_absent, make_reader, read_groups
 
 cohort = run.upstream("00") / "cohort"
 cases, slides = read_cases(cohort / "cases.parquet"), read_slides(cohort / "slides.parquet")
@@ -97,8 +97,7 @@ print(f"{len(cases)} cases, {len(slides)} slides listed, {len(present)} with fea
 # %%
 from helpers.models.bags import read_bags
 
-FILTERS = ("min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction")
-filters = spec.model_dump(include=set(FILTERS))
+filters = spec.model_dump(include=set(TILE_FILTERS))
 bags, owners = read_bags(present, make_reader(present, **filters))
 labels = code_basal_her2(cases.set_index("case_id")[spec.subtype_source])
 absent = list_absent(cases, pooled=owners, expression=expression.index, splits=splits)

@@ -96,11 +96,11 @@ present = slides[usable & tiled].assign(path=lambda table: [str(paths.resolve(pa
 print(f"{len(slides)} slides listed, {usable.sum()} of cases with RNA and a place in the splits, {len(present)} tiled")
 
 # %%
+from helpers.models.inputs import TILE_FILTERS
 from helpers.models.tilebank import TileBank, make_pools
 
-FILTERS = ("min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction")
 pools, lost = make_pools(
-    present, tiles_folder, filters=spec.model_dump(include=set(FILTERS)), tiles_per_slide=spec.tiles_per_slide, seed=spec.seed
+    present, tiles_folder, filters=spec.model_dump(include=set(TILE_FILTERS)), tiles_per_slide=spec.tiles_per_slide, seed=spec.seed
 )
 for slide_id, reason in lost.items():
     run.lose(slide_id, reason, kind="slide")

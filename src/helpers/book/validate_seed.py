@@ -1,6 +1,5 @@
 """One phantom cohort through the helpers of chapters 00 to 04, everything measured once, beside what was planted."""
 
-import inspect
 import itertools
 import shutil
 import time
@@ -24,7 +23,7 @@ from helpers.core.specs import CohortSpec, FeatureSpec, PhantomSpec, Proliferati
 from helpers.features.extract import extract_cohort
 from helpers.models.bags import Bags, read_bags
 from helpers.models.controls import encode_clinical
-from helpers.models.inputs import find_feature_files, make_measure, make_reader, select_tiles
+from helpers.models.inputs import TILE_FILTERS, find_feature_files, make_measure, make_reader
 from helpers.models.linear import predict_study
 from helpers.models.study import ArmFolds, Study, predict_arms
 from helpers.phantom.estimands import compute_cohort_estimand, find_estimand, interpolate_image_estimand
@@ -225,7 +224,7 @@ def read_encoder(spec: ProliferationSpec, slides: pd.DataFrame, encoder_dir: Pat
     bags : Bags
     cases : Index
     """
-    filters = spec.model_dump(include=set(inspect.signature(select_tiles).parameters))
+    filters = spec.model_dump(include=set(TILE_FILTERS))
     files = find_feature_files(slides[["slide_id", "case_id"]], encoder_dir=encoder_dir)
     return read_bags(files, make_reader(files, **filters))
 

@@ -427,6 +427,18 @@ ArmName = Literal[
 """Models of chapter 03; `helpers.models.arms.list_arms` holds their recipes."""
 
 
+EncoderNames = Annotated[
+    str, Field(min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders")
+]
+FeaturesDir = Annotated[Optional[PathStr], Field(description="folder of <slide_id>.h5 or .pt that somebody else wrote")]
+LeastTissue = Annotated[float, Field(ge=0.0, le=1.0, description="tiles with less tissue are not read, share")]
+LeastSharpness = Annotated[float, Field(ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")]
+MostPen = Annotated[float, Field(ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")]
+MostThick = Annotated[float, Field(ge=0.0, le=1.0, description="tiles more folded are not read, share")]
+MostGrey = Annotated[float, Field(ge=0.0, le=1.0, description="tiles darkened without colour, share")]
+"""What every chapter that reads features asks of them; `helpers.models.inputs.TILE_FILTERS` names the filters."""
+
+
 class ProliferationSpec(Spec):
     """Chapter 03: which scores are predicted from which features, and how the prediction is judged."""
 
@@ -442,15 +454,13 @@ class ProliferationSpec(Spec):
     other_methods: tuple[Literal["mean_log2", "mean_zscore", "pam50"], ...] = Field(
         ("mean_zscore", "pam50"), description="further score methods, reported beside the declared one"
     )
-    encoder: str = Field(
-        "stain_texture", min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders"
-    )
-    features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
-    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
-    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
-    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
-    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
-    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    encoder: EncoderNames = "stain_texture"
+    features_dir: FeaturesDir = None
+    min_tissue_fraction: LeastTissue = 0.5
+    min_sharpness: LeastSharpness = 0.6
+    max_pen_fraction: MostPen = 0.05
+    max_thick_fraction: MostThick = 0.3
+    max_grey_fraction: MostGrey = 0.3
     tumour_filter: Literal["none", "polygon", "model"] = Field(
         "none", description="read all tiles, those inside drawn tumour, or those a tile classifier calls tumour"
     )
@@ -524,15 +534,13 @@ class ExpressionSpec(Spec):
     genes: tuple[str, ...] = Field(
         ("pam50",), description="signatures of data/genes.yaml and symbols, old names too; empty: every measured gene"
     )
-    encoder: str = Field(
-        "stain_texture", min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders"
-    )
-    features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
-    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
-    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
-    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
-    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
-    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    encoder: EncoderNames = "stain_texture"
+    features_dir: FeaturesDir = None
+    min_tissue_fraction: LeastTissue = 0.5
+    min_sharpness: LeastSharpness = 0.6
+    max_pen_fraction: MostPen = 0.05
+    max_thick_fraction: MostThick = 0.3
+    max_grey_fraction: MostGrey = 0.3
     max_brightness: Optional[float] = Field(
         None, gt=0.0, le=255.0, description="brighter tiles are white and left out, grey levels; null: no such filter"
     )
@@ -600,11 +608,11 @@ class EndToEndSpec(Spec):
     weights: Optional[PathStr] = Field(
         "data/encoders/phantom-s/model.safetensors", description="file of weights to start from; null: drawn at random"
     )
-    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
-    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
-    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
-    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
-    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    min_tissue_fraction: LeastTissue = 0.5
+    min_sharpness: LeastSharpness = 0.6
+    max_pen_fraction: MostPen = 0.05
+    max_thick_fraction: MostThick = 0.3
+    max_grey_fraction: MostGrey = 0.3
     tiles_per_slide: Optional[int] = Field(30, ge=1, description="tiles drawn from each slide, once; null: all of them")
     cache_gb: float = Field(2.0, gt=0.0, description="decoded tiles kept in memory, GB")
     crop_px: int = Field(160, ge=16, le=4096, description="edge of the random crop, px of the tile")
@@ -674,15 +682,13 @@ class SubtypeSpec(Spec):
         None,
         description="a site judged by itself too, by folds of cases; there the published model runs",
     )
-    encoder: str = Field(
-        "stain_texture", min_length=1, description="features of chapter 02 that all arms read; 'a+b' joins two encoders"
-    )
-    features_dir: Optional[PathStr] = Field(None, description="folder of <slide_id>.h5 or .pt that somebody else wrote")
-    min_tissue_fraction: float = Field(0.5, ge=0.0, le=1.0, description="tiles with less tissue are not read, share")
-    min_sharpness: float = Field(0.6, ge=0.0, le=2.0, description="tiles less sharp are out, slide's median is 1")
-    max_pen_fraction: float = Field(0.05, ge=0.0, le=1.0, description="tiles with more marker ink are not read, share")
-    max_thick_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles more folded are not read, share")
-    max_grey_fraction: float = Field(0.3, ge=0.0, le=1.0, description="tiles darkened without colour, share")
+    encoder: EncoderNames = "stain_texture"
+    features_dir: FeaturesDir = None
+    min_tissue_fraction: LeastTissue = 0.5
+    min_sharpness: LeastSharpness = 0.6
+    max_pen_fraction: MostPen = 0.05
+    max_thick_fraction: MostThick = 0.3
+    max_grey_fraction: MostGrey = 0.3
     gene_groups: PathStr = Field("data/gene_groups.gmt", description="GMT file: one line per gene group, a token each")
     arms: tuple[FusionArmName, ...] = Field(
         (
