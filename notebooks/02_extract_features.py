@@ -105,7 +105,8 @@ from helpers.slides.tiling import read_tile
 makers = make_encoders(spec, device=device)
 first = slides.iloc[0]
 plan = read_tiles(tiling / "tiles" / f"{first['slide_id']}.h5")
-fullest = int((plan.qc["haematoxylin"] * plan.qc["stained_fraction"]).idxmax())  # rich in nuclei
+marked = plan.qc.filter(like="pen_").sum(axis=1) + plan.qc["thick_fraction"] + plan.qc["grey_fraction"]
+fullest = int((plan.qc["haematoxylin"] * plan.qc["stained_fraction"] * (marked < 0.01)).idxmax())  # rich in nuclei
 with open_slide(resolve(first["path"]), slide_id=first["slide_id"], mpp=plan.mpp) as slide:
     tile = read_tile(slide, plan, fullest)
 
