@@ -14,7 +14,7 @@
 #
 # **What you'll need.** Chapters 00 and 01, that is, slides, and the embedded encoder of chapter A1. Ten minutes on one core with 30 tiles per slide; on GPUs take more of everything. It is no part of `make book`: list "A2" in a profile, or run it alone.
 #
-# **Inputs → outputs.** `cohort/*.parquet`, `splits.csv`, `tiles/<slide>.h5` and the slides → `predictions.parquet` in the form of chapter 03, `thresholds.json`, tile scores, checkpoints, figures, scores.
+# **Inputs → outputs.** `cohort/*.parquet`, `splits.csv`, `tiles/<slide>.h5` and the slides → `predictions.parquet` in the form of chapter 03, `thresholds.json`, tile scores, `bundle/` (the networks, for `histobook predict`), checkpoints, figures, scores.
 #
 # **Source.** Ekholm et al. 2024, BMC Cancer 24:1510, trained such networks on whole-slide images; their abstract does not print the recipe.
 # What follows is the published recipe of the same group for expression in prostate cancer (tag [G] of METHODS: weak labels, log(n+1), MSE, dropout and a linear head).
@@ -331,6 +331,30 @@ figures.plot_tile_map(coords_um, scores, ax=axes[1], tile_um=located.tile_um, la
 axes[0].set_title(pool.slide_id)
 axes[1].set_title(f"{len(scores)} tiles drawn, mean {scores.mean():.2f}")
 run.save_figure(fig, "tile_map", table=pd.DataFrame(coords_um, columns=["x_um", "y_um"]).assign(score=scores))
+
+# %% [markdown]
+# ## Save the networks
+#
+# The networks of all folds go into a bundle: their weights as plain arrays, how they are built, the tiles they read, the pooling, and the cut-off, locked.
+# To `histobook predict` they are one more encoder, whose features are what each network says of a tile; a new slide is therefore tiled, checked and refused like any other.
+# Calibration comes after, then the mean over networks, then the pooling over tiles, in the order in which the frozen cases were predicted above.
+# A new slide is read whole, where this chapter drew from it (`tiles_per_slide`).
+
+# %%
+from helpers.models.bundle import build_networks, read_bundle
+from helpers.models.end_to_end import score_tiles, write_network_bundle
+
+run.add_outputs(write_network_bundle(run, bank, networks, predictions, tile_scores, spec, device=device))
+saved = read_bundle(run.dir / "bundle")
+megabytes = sum(path.stat().st_size for path in (run.dir / "bundle").iterdir()) / 1e6
+print(f"{saved.manifest.encoder['encoder_version']}\n{megabytes:.1f} MB, cut-off {saved.manifest.training.cutoff:.3f}, in {paths.shorten(run.dir / 'bundle')}")
+
+# %% tags=["checks"]
+some = bank.find_slides([predictions["case_id"].iloc[-1]])[0]
+n_some = min(64, bank.n_tiles[some])
+said = build_networks(saved, device=device).encode(bank.read(np.full(n_some, some), np.arange(n_some)))
+before = score_tiles(bank, networks, [bank.cases[some]], spec, device=device)[spec.primary_target][:n_some]
+assert np.allclose(saved.scorer.score_tiles(said), before, atol=1e-3), "the saved networks predict something else"
 
 # %% [markdown]
 # ## Write, and answer for it

@@ -14,14 +14,19 @@ from helpers.book import cli
 from helpers.book.predict import make_bundle_encoder, predict_slides, read_new_slides
 from helpers.core import paths
 from helpers.core.errors import ModelError, RunError
-from helpers.core.specs import FeatureSpec, PhantomSpec, TilingSpec
+from helpers.core.specs import EndToEndSpec, FeatureSpec, PhantomSpec, TilingSpec
 from helpers.features.encoders import make_encoder
 from helpers.features.extract import extract_cohort
 from helpers.features.store import read_features
+from helpers.models.arms import find_arm
+from helpers.models.bags import read_bags
 from helpers.models.bundle import IDENTITY, FoldAverage, RidgeFit, collect_manifest, read_bundle, write_bundle
-from helpers.models.inputs import find_feature_files, make_reader
+from helpers.models.cnn import FittedNetwork, build_regressor
+from helpers.models.end_to_end import aggregate_scores, predict_study, score_tiles, write_network_bundle
+from helpers.models.inputs import TILE_FILTERS, find_feature_files, make_reader
 from helpers.models.linear import fit_ridge
 from helpers.models.pooling import pool_cases
+from helpers.models.tilebank import TileBank, make_pools
 from helpers.phantom.generate import generate_cohort
 from helpers.slides.tiling import tile_cohort
 from helpers.slides.writer import write_pyramid
@@ -61,7 +66,10 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )  # fmt: skip
     write_bundle(root / "bundle", FoldAverage([RidgeFit(model)]), manifest, reference=pooled)
     new = slides[~slides["case_id"].isin(training)].reset_index(drop=True)
-    return SimpleNamespace(root=root, new=new, model=model, bundle=root / "bundle", features=features)
+    return SimpleNamespace(
+        root=root, new=new, known=known, slides=slides, model=model, bundle=root / "bundle", features=features, run=run, manifest=manifest,
+        files=files, labels=labels[:, 0],
+    )  # fmt: skip
 
 
 def write_slides(folder: Path, slides: pd.DataFrame) -> Path:
@@ -171,3 +179,126 @@ def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(coh
     other = replace(bundle, manifest=bundle.manifest.model_copy(update=changes | {"encoder_seed": 8}))
     with pytest.raises(ModelError, match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'"):
         make_bundle_encoder(other, device="cpu", weights=None)
+
+
+@pytest.mark.parametrize("name", ["mean_mil", "attention_mil"])
+def test_a_mil_arm_scores_new_slides_as_it_does_in_memory(cohort: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    bags, cases = read_bags(cohort.files, make_reader(cohort.files, **FILTERS))
+    halves = [bags[i][half::2] for i in range(len(cases)) for half in (0, 1)]  # twice as many: inner folds need cases
+    fits = [find_arm(name).fit(halves, np.repeat(cohort.labels, 2), np.arange(12) % 3, np.random.default_rng(fold)) for fold in range(2)]
+    scorer = FoldAverage(fits)
+    write_bundle(tmp_path / "bundle", scorer, cohort.manifest.model_copy(update={"arm": name}))
+    done = predict_slides(tmp_path / "bundle", write_slides(tmp_path, cohort.new), tmp_path / "out", features_dir=cohort.features / "stain_texture")
+    files = find_feature_files(cohort.new, encoder_dir=cohort.features / "stain_texture")
+    new, names = read_bags(files, make_reader(files, **FILTERS))
+    found = done.predictions.set_index("case_id")
+    assert found.loc[names, "y_pred"].to_numpy() == pytest.approx(scorer.predict(new), abs=1e-9)
+    assert set(found["arm"]) == {name}
+    drawn = pd.read_csv(tmp_path / "out" / "maps" / f"{cohort.new['slide_id'][0]}.csv")
+    assert drawn["score"].notna().all()
+
+
+TARGETS = ("MKI67", "prolif11")
+
+
+@pytest.fixture(scope="module")
+def ensemble(cohort: SimpleNamespace) -> SimpleNamespace:
+    """Networks of two folds that nobody trained, saved as chapter A2 saves its own; the primary target is the second."""
+    import torch
+
+    spec = EndToEndSpec.from_values({
+        "targets": TARGETS, "primary_target": "prolif11", "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+        "crop_px": 96, "input_px": 64, "weights": None, "tiles_per_slide": None, "aggregation": "p75", "precision": "float32",
+    })  # fmt: skip
+    pools, _ = make_pools(
+        cohort.slides, cohort.features.parents[1] / "01_tile_slides/tiles", filters=spec.model_dump(include=set(TILE_FILTERS)), tiles_per_slide=None, seed=1
+    )
+    bank, networks, training = TileBank(pools), [], cohort.known["case_id"].unique()
+    for fold in range(2):
+        network = build_regressor(spec.architecture, n_targets=2, model_args=spec.model_args, seed=fold).eval()
+        torch.nn.init.normal_(network[2].weight, generator=torch.Generator().manual_seed(fold))
+        centre, scale = np.array([3.0, 5.0 + fold]), np.array([0.5, 2.0 - fold])
+        networks.append(FittedNetwork(network=network, centre=centre, scale=scale, targets=TARGETS, fold=fold, seen=()))
+    rows = [(0, fold, case, "test" if number % 2 == fold else "train") for number, case in enumerate(training) for fold in (0, 1)]
+    rows += [(0, -1, case, "external") for case in cohort.new["case_id"].unique()]
+    splits = pd.DataFrame(rows, columns=["repeat", "fold", "case_id", "role"])
+    rng = np.random.default_rng(5)
+    measured = pd.DataFrame({name: rng.normal(size=9) for name in TARGETS}, index=pd.Index(cohort.slides["case_id"].unique(), name="case_id"))
+    predictions, tiles = predict_study(bank, networks, lambda _: measured, splits, spec, device="cpu")
+    run = SimpleNamespace(**vars(cohort.run) | {"id": "A2-toy", "dir": cohort.root / "A2"})
+    write_network_bundle(run, bank, networks, predictions, tiles, spec, device="cpu")
+    return SimpleNamespace(bundle=run.dir / "bundle", predictions=predictions, tiles=tiles, networks=networks, spec=spec, bank=bank, run=run)
+
+
+def test_an_ensemble_scores_new_slides_as_chapter_a2_did(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+    done = predict_slides(ensemble.bundle, write_slides(tmp_path, cohort.new), tmp_path / "out", device="cpu")
+    rows = ensemble.predictions
+    expected = rows[(rows["split"] == "external") & (rows["target"] == "prolif11") & (rows["arm"] == "end_to_end_p75")].set_index("case_id")
+    found = done.predictions.set_index("case_id")
+    assert set(found.index) == set(expected.index)
+    assert found["y_pred"].to_numpy() == pytest.approx(expected.loc[found.index, "y_pred"].to_numpy(), abs=1e-5)
+    assert set(found["arm"]) == {"end_to_end_p75"}
+    assert found["y_pred"].std() > 1e-3, "all cases alike: nothing was compared"
+    for slide in cohort.new["slide_id"]:
+        drawn = pd.read_csv(tmp_path / "out" / "maps" / f"{slide}.csv")
+        chapter = ensemble.tiles[ensemble.tiles["slide_id"] == slide]
+        assert drawn["row"].tolist() == chapter["row"].tolist()
+        assert drawn["score"].to_numpy() == pytest.approx(chapter["prolif11"].to_numpy(), abs=1e-5)
+    page = (tmp_path / "out" / "reports" / f"{found.index[0]}.html").read_text()
+    for said in ("End-to-end ensemble", "2 networks trained from tiles to scores, one per fold", "Outputs unlike training", "on all tiles"):
+        assert said in page
+    assert "tile scores" in page
+    assert not re.findall(r"""(?:src|href)=(?!["']?data:)""", page), "the page needs another file"
+
+
+def test_slides_that_an_ensemble_was_trained_on_get_the_scores_of_its_tiles(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+    case = cohort.known["case_id"].iloc[0]
+    known = cohort.known[cohort.known["case_id"] == case]
+    done = predict_slides(ensemble.bundle, write_slides(tmp_path, known), tmp_path / "out", device="cpu")
+    tiles = score_tiles(ensemble.bank, ensemble.networks, [case], ensemble.spec, device="cpu")
+    expected = aggregate_scores(tiles, targets=["prolif11"], aggregation="p75").loc[case, "prolif11"]
+    assert done.predictions["y_pred"].tolist() == [pytest.approx(expected, abs=1e-5)]
+
+
+def test_what_an_ensemble_said_is_reused_and_that_of_another_ensemble_is_not(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+    table = write_slides(tmp_path, cohort.new.head(1))
+    first = predict_slides(ensemble.bundle, table, tmp_path / "out", device="cpu")
+    folder = tmp_path / "out" / "features" / "end_to_end"
+    file = folder / f"{cohort.new['slide_id'][0]}.h5"
+    made = file.stat().st_mtime_ns
+    again = predict_slides(ensemble.bundle, table, tmp_path / "out", device="cpu")
+    stored = predict_slides(ensemble.bundle, table, tmp_path / "stored", features_dir=folder)
+    assert file.stat().st_mtime_ns == made
+    for other in (again, stored):
+        pd.testing.assert_frame_equal(first.predictions, other.predictions)
+    retrained = [replace(f, network=build_regressor("resnet18", n_targets=2, model_args=ensemble.spec.model_args, seed=f.fold + 7).eval()) for f in ensemble.networks]
+    run = SimpleNamespace(**vars(ensemble.run) | {"dir": tmp_path / "B"})
+    write_network_bundle(run, ensemble.bank, retrained, ensemble.predictions, ensemble.tiles, ensemble.spec, device="cpu")
+    with pytest.raises(RunError, match=r"has weights_sha256 '.*', the model was trained with '.*'\. Give the encoder"):
+        predict_slides(tmp_path / "B" / "bundle", table, tmp_path / "c", features_dir=folder)
+    predict_slides(tmp_path / "B" / "bundle", table, tmp_path / "out", device="cpu")
+    assert file.stat().st_mtime_ns != made, "what another ensemble said was taken for its own"
+
+
+def test_an_ensemble_needs_no_weights_and_refuses_features_and_tiles_that_are_not_its_own(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+    table = write_slides(tmp_path, cohort.new.head(1))
+    with pytest.raises(ModelError, match="weights are given, but the model's features are those of networks of its own. Leave them out"):
+        predict_slides(ensemble.bundle, table, tmp_path / "a", device="cpu", weights=tmp_path / "none.safetensors")
+    with pytest.raises(RunError, match="has encoder 'stain_texture', the model was trained with 'end_to_end'"):
+        predict_slides(ensemble.bundle, table, tmp_path / "b", features_dir=cohort.features / "stain_texture")
+    predict_slides(ensemble.bundle, table, tmp_path / "out", device="cpu")
+    bundle = read_bundle(ensemble.bundle)
+    coarse = bundle.manifest.model_copy(update={"tiling": {**bundle.manifest.tiling, "mpp": 1.0}, "arrays_sha256": ""})
+    write_bundle(tmp_path / "coarse", bundle.scorer, coarse, weights=bundle.weights)
+    with pytest.raises(RunError, match="has tiles of 256 px at 0.5.* um per px, the model was trained on 256 px at 1 um per px"):
+        predict_slides(tmp_path / "coarse", table, tmp_path / "d", features_dir=tmp_path / "out" / "features" / "end_to_end")
+
+
+def test_a_slide_that_cannot_be_read_fails_alone_beside_an_ensemble_s(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+    good = cohort.new.head(1)[["slide_id", "case_id", "path"]]
+    cut = tmp_path / "cut.svs"
+    cut.write_bytes(Path(good["path"][0]).read_bytes()[:20_000])
+    table = pd.concat([good, pd.DataFrame([("cut", "C", str(cut))], columns=good.columns)])
+    done = predict_slides(ensemble.bundle, write_slides(tmp_path, table), tmp_path / "out", device="cpu")
+    assert done.ledger.set_index("slide_id")["status"].to_dict() == {good["slide_id"][0]: "ok", "cut": "failed"}
+    assert done.unscored == ("C",)

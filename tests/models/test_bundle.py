@@ -11,6 +11,7 @@ from helpers.core.errors import ModelError
 from helpers.core.provenance import fingerprint
 from helpers.core.specs import TilingSpec
 from helpers.features.store import FeatureBag
+from helpers.models.arms import find_arm
 from helpers.models.bundle import (
     ARRAYS,
     MANIFEST,
@@ -89,6 +90,29 @@ def test_other_aggregations_give_tiles_no_score(tmp_path: Path, aggregation: str
     assert fitted.predict([bag])[0] == pytest.approx(model.predict(pool_tiles(bag, aggregation=aggregation)[None])[0, 0])
     with pytest.raises(ModelError, match=f"aggregation '{aggregation}' gives tiles no score"):
         fitted.score_tiles(bag)
+
+
+@pytest.mark.parametrize("name", ["mean_mil", "attention_mil"])
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_nets_of_a_mil_arm_go_through_a_bundle_unchanged(tmp_path: Path, name: str, n_targets: int) -> None:
+    rng = np.random.default_rng(6)
+    bags, labels = [rng.normal(size=(7, 3)) for _ in range(24)], rng.normal(size=(24, n_targets))
+    y = labels[:, 0] if n_targets == 1 else labels
+    fits = [find_arm(name).fit(bags, y, np.arange(24) % 4, np.random.default_rng(fold)) for fold in range(2)]
+    scorer = FoldAverage(fits, column=n_targets - 1)
+    again = load_fitted(scorer.to_arrays())
+    assert {key: value.tobytes() for key, value in again.to_arrays().items()} == {
+        key: value.tobytes() for key, value in scorer.to_arrays().items()
+    }
+    write_bundle(tmp_path / "b", scorer, make_manifest(arm=name))
+    saved, new = read_bundle(tmp_path / "b").scorer, [rng.normal(size=(4 + n, 3)) for n in range(3)]
+    assert saved.predict(new).shape == (3,)
+    assert np.array_equal(saved.predict(new), scorer.predict(new))
+    assert np.array_equal(saved.score_tiles(new[0]), scorer.score_tiles(new[0]))
+    each = [np.reshape(fitted.predict(new), (3, -1))[:, n_targets - 1] for fitted in fits]
+    assert saved.predict(new) == pytest.approx(np.mean(each, axis=0)), "folds are not averaged for the target"
+    if name == "mean_mil":
+        assert saved.score_tiles(new[2]).mean() == pytest.approx(saved.predict(new)[2], abs=1e-5)
 
 
 def test_a_changed_byte_is_refused_in_either_file(tmp_path: Path) -> None:

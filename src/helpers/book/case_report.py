@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 N_SHOWN: Final = 6
 """Tiles shown of the highest and of the lowest scores."""
 UNITS: Final = {"mean_log2": "log2", "mean_zscore": "z", "pam50": "SD of a sample"}
+TILE_NOTES: Final = {
+    False: "A tile's score is what the model would say of a case made of this tile alone. It was trained on whole "
+    "cases, so that single tiles lie outside what it knows.",
+    True: "A tile's score is the mean of what the networks say of it, stretched as whole cases need it. They were "
+    "trained on single tiles, each with the score of its whole case: true on average, wrong for most tiles.",
+}
+"""What a tile's score means, by whether the model is made of networks that read tiles."""
 STYLE: Final = """
 @page{size:A4;margin:10mm}
 body{font:13px/1.42 system-ui,-apple-system,sans-serif;color:#1d1d1f;margin:18px auto;max-width:880px;padding:0 16px}
@@ -126,7 +133,7 @@ def write_report(case: CaseResult, bundle: Bundle, folder: Path, *, provenance: 
         _write_score(case, bundle), *(_write_loss(name, why) for name, why in case.lost.items()),
         "<h2>Where the score comes from</h2>", '<div class="maps">',
         *(_embed(path, alt=f"tile scores of {name}") for name, path in maps.items()), "</div>",
-        _write_tiles(case, bundle), "<h2>Quality of what was read</h2>", _write_quality(case),
+        _write_tiles(case, bundle), "<h2>Quality of what was read</h2>", _write_quality(case, bundle),
         "<h2>Which model said this</h2>", _write_provenance(bundle, provenance),
     ]  # fmt: skip
     page = (
@@ -273,11 +280,7 @@ def _write_tiles(case: CaseResult, bundle: Bundle) -> str:
     text = f"<h2>Tiles most responsible ({tile_um} µm wide)</h2><p><b>Highest</b></p>{_write_gallery(scored[:n])}"
     if len(scored) > 1:
         text += f"<p><b>Lowest</b></p>{_write_gallery(scored[-n:][::-1])}"
-    note = (
-        "A tile's score is what the model would say of a case made of this tile alone. It was trained on whole cases, "
-        "so that single tiles lie outside what it knows."
-    )
-    return f"{text}<p><small>{note}</small></p>"
+    return f"{text}<p><small>{TILE_NOTES[bundle.manifest.networks is not None]}</small></p>"
 
 
 def _write_gallery(entries: Sequence[tuple[float, SlideResult, int]]) -> str:
@@ -300,7 +303,7 @@ def _encode_jpeg(tile: RGB) -> bytes:
     return bytes(cv2.imencode(".jpg", tile[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 
-def _write_quality(case: CaseResult) -> str:
+def _write_quality(case: CaseResult, bundle: Bundle) -> str:
     rows = []
     for slide in case.slides:
         qc, attributes = slide.table.qc, slide.table.attributes
@@ -319,7 +322,7 @@ def _write_quality(case: CaseResult) -> str:
         "Tiles read",
         "Ink / folded / grey",
         "Stains",
-        "Features unlike training",
+        "Features unlike training" if bundle.manifest.networks is None else "Outputs unlike training",
     )
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{''.join(rows)}</table>"
 
@@ -330,16 +333,28 @@ def _describe_far(far: tuple[int, int] | None) -> str:
 
 def _write_provenance(bundle: Bundle, provenance: Mapping[str, Any]) -> str:
     manifest = bundle.manifest
-    source, encoder = manifest.provenance, manifest.encoder
-    weights = f", weights {encoder['weights_sha256'][:12]}" if encoder["weights_sha256"] else ""
+    source = manifest.provenance
     rows = {
         "Model": f"{manifest.arm}, trained in {source['run']} (commit {str(source['commit'])[:12]}) on "
         f"{manifest.training.n_cases} cases, {manifest.training.n_slides} slides of {source['profile']}",
         "Bundle": f"{bundle.seal}",
-        "Features": f"{encoder['encoder']} {encoder['encoder_version']}{weights}, {encoder['precision']}; tiles of "
-        f"{manifest.tiling['tile_px']} px at {manifest.tiling['mpp']:g} µm per px",
+        "Features" if manifest.networks is None else "End-to-end ensemble": _describe_encoder(bundle),
         "This page": f"histobook {provenance['versions']['histobook']} (commit {str(provenance['commit'])[:12]}), "
         f"{provenance['made']}. Research use only: not for diagnosis or the choice of treatment.",
     }  # fmt: skip
     lines = "".join(f"<tr><th>{name}</th><td><code>{html.escape(text)}</code></td></tr>" for name, text in rows.items())
     return f"<table>{lines}</table>"
+
+
+def _describe_encoder(bundle: Bundle) -> str:
+    """Say what makes numbers of tiles: an encoder trained elsewhere, or the model's own networks."""
+    encoder, tiling, networks = bundle.manifest.encoder, bundle.manifest.tiling, bundle.manifest.networks
+    weights = f", weights {encoder['weights_sha256'][:12]}" if encoder["weights_sha256"] else ""
+    tiles = f"tiles of {tiling['tile_px']} px at {tiling['mpp']:g} µm per px"
+    if networks is None:
+        return f"{encoder['encoder']} {encoder['encoder_version']}{weights}, {encoder['precision']}; {tiles}"
+    drawn = "all tiles" if networks.tiles_per_slide is None else f"up to {networks.tiles_per_slide} tiles per slide"
+    return (
+        f"{len(networks.folds)} networks trained from tiles to scores, one per fold: {encoder['encoder_version']}"
+        f"{weights}, {encoder['precision']}; {tiles}. Trained, and its cut-off fixed, on {drawn}; this page reads all."
+    )

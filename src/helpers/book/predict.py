@@ -26,7 +26,15 @@ from helpers.features.extract import extract_slide, make_encoders
 from helpers.features.networks import TimmNetwork
 from helpers.features.pipeline import share_cores
 from helpers.features.store import FeatureBag, read_features
-from helpers.models.bundle import Bundle, check_encoder, check_features, count_far_features, read_bundle
+from helpers.models.bundle import (
+    Bundle,
+    build_networks,
+    check_encoder,
+    check_features,
+    count_far_features,
+    read_bundle,
+)
+from helpers.models.fold_networks import FoldNetworks
 from helpers.models.inputs import select_tiles
 from helpers.slides.reader import open_slide
 from helpers.slides.tilefile import TileTable, read_tiles
@@ -117,7 +125,8 @@ def predict_slides(
     encoder = None if features_dir is not None else make_bundle_encoder(bundle, device=device, weights=weights)
     scored: dict[str, SlideResult] = {}
     work = make_work(bundle, table, folder, encoder=encoder, features_dir=features_dir, scored=scored)
-    with use_one_thread_each(workers), share_cores(workers if isinstance(encoder, TimmNetwork) else None) as share:
+    computes = isinstance(encoder, TimmNetwork | FoldNetworks)
+    with use_one_thread_each(workers), share_cores(workers if computes else None) as share:
 
         def attempt(slide_id: str) -> tuple[str, str]:
             share()
@@ -156,7 +165,7 @@ def read_new_slides(path: str | Path) -> pd.DataFrame:
 
 
 def make_bundle_encoder(bundle: Bundle, *, device: str, weights: str | Path | None) -> Encoder:
-    """Make the encoder of a bundle, and refuse another one of the same name.
+    """Make the encoder of a bundle, and refuse another one of the same name; its own networks are built as they were.
 
     Parameters
     ----------
@@ -175,12 +184,13 @@ def make_bundle_encoder(bundle: Bundle, *, device: str, weights: str | Path | No
     ModelError
         When version, weights or precision are not those of training.
     """
-    if weights is not None and not bundle.manifest.encoder["weights_sha256"]:
-        name = bundle.manifest.encoder["encoder"]
-        msg = (
-            f"ModelError: weights are given, but the model's features are those of '{name}', a formula. Leave them out."
-        )
+    networks, stated = bundle.manifest.networks, bundle.manifest.encoder
+    if weights is not None and (networks is not None or not stated["weights_sha256"]):
+        what = "networks of its own" if networks is not None else f"'{stated['encoder']}', a formula"
+        msg = f"ModelError: weights are given, but the model's features are those of {what}. Leave them out."
         raise ModelError(msg)
+    if networks is not None:
+        return build_networks(bundle, device=device)
     encoder = make_encoders(make_feature_spec(bundle, weights), device=device)[0]
     check_encoder(bundle.manifest, encoder.identity, item=f"encoder '{encoder.name}' of this machine")
     return encoder

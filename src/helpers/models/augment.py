@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.core.errors import ModelError
 from helpers.models.tilebank import RUIFROK, TileBank
 
 if TYPE_CHECKING:
@@ -206,16 +207,44 @@ def make_augmenter(
     ModelError
         When the crop is larger than a tile.
     """
-    from helpers.core.errors import ModelError
-
-    if crop_px > bank.tile_px:
-        msg = f"ModelError: crop_px {crop_px} is above the {bank.tile_px} px of a tile. Lower it, or tile larger."
-        raise ModelError(msg)
+    _check_crop(crop_px, bank.tile_px)
     return Augmenter(
         method=method, strength=strength, tile_px=bank.tile_px, crop_px=crop_px, input_px=input_px,
         vectors=np.stack([pool.stain_vectors for pool in bank.pools]),
         background=np.stack([pool.background for pool in bank.pools]), mean=mean, sd=sd,
     )  # fmt: skip
+
+
+def make_plain_augmenter(
+    tile_px: int, *, crop_px: int, input_px: int, mean: tuple[float, float, float], sd: tuple[float, float, float]
+) -> Augmenter:
+    """Make what prepares tiles for a trained network, of any slide; there is nothing to be drawn.
+
+    Parameters
+    ----------
+    tile_px, crop_px, input_px, mean, sd
+        As in `Augmenter`.
+
+    Returns
+    -------
+    Augmenter
+
+    Raises
+    ------
+    ModelError
+        When the crop is larger than a tile.
+    """
+    _check_crop(crop_px, tile_px)
+    return Augmenter(
+        method="none", strength=0.0, tile_px=tile_px, crop_px=crop_px, input_px=input_px,
+        vectors=np.zeros((0, 2, 3)), background=np.zeros((0, 3)), mean=mean, sd=sd,
+    )  # fmt: skip
+
+
+def _check_crop(crop_px: int, tile_px: int) -> None:
+    if crop_px > tile_px:
+        msg = f"ModelError: crop_px {crop_px} is above the {tile_px} px of a tile. Lower it, or tile larger."
+        raise ModelError(msg)
 
 
 def turn_tiles(image: "torch.Tensor", turns: NDArray[np.int64]) -> "torch.Tensor":

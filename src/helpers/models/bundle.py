@@ -2,12 +2,14 @@
 
 `bundle.json` names encoder, tiles, filters, target, cut-off and origin; `arrays.npz` holds numbers (and words) only,
 nothing that runs when it is read. Both are sealed: a changed byte is refused. What does not fit is refused by name.
+The networks of chapter A2 travel in the arrays; an encoder that was trained elsewhere is named, and must be at hand.
 """
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,9 +20,11 @@ from pydantic import Field
 
 from helpers.core import paths
 from helpers.core.errors import ModelError, SpecError
-from helpers.core.provenance import Run, chapter_folder, compute_key, fingerprint, list_versions, read_run
-from helpers.core.specs import Spec, TilingSpec
+from helpers.core.provenance import Run, chapter_folder, compute_key, list_versions, read_run
+from helpers.core.specs import EndToEndSpec, Spec, TilingSpec
 from helpers.features.store import FeatureBag
+from helpers.models.fold_networks import FoldNetworks, NetworksSpec, load_network_scorer
+from helpers.models.inputs import TILE_FILTERS
 from helpers.models.linear import LinearModel
 from helpers.models.pooling import pool_tiles
 
@@ -35,7 +39,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Scorer(Protocol):
-    """A fitted arm of chapter 03."""
+    """A fitted arm of chapter 03, or what makes scores of what the networks of chapter A2 say."""
 
     def predict(self, bags: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Predict cases: (n_cases,) or (n_cases, k)."""
@@ -187,6 +191,8 @@ def load_fitted(arrays: Mapping[str, NDArray[Any]]) -> Scorer:
         return FoldAverage(members, int(arrays["column"]))
     if kind == "ridge":
         return RidgeFit(LinearModel(**_unnest("model", arrays)), str(arrays["aggregation"]))
+    if kind == "networks":
+        return load_network_scorer(arrays)
     from helpers.models.arms import load_arm
 
     return load_arm(arrays)
@@ -223,6 +229,7 @@ class BundleManifest(Spec):
     feature_names: tuple[str, ...] = Field((), description="names of the features, where they have any")
     tiling: dict[str, Any] = Field(description="spec of chapter 01, without its paths")
     filters: dict[str, float] = Field(description="which tiles are read, options of select_tiles")
+    networks: NetworksSpec | None = Field(None, description="how the encoder is built whose weights the bundle holds")
     training: TrainingSummary
     provenance: dict[str, Any] = Field(description="run, commit, keys of inputs, versions")
     arrays_sha256: str = Field("", description="of arrays.npz")
@@ -245,12 +252,15 @@ class Bundle:
         mean and sd of the training cases' pooled features, one row per feature.
     seal : str
         SHA-256 of manifest and arrays: which model this is.
+    weights : dict of str to ndarray
+        Of the networks that make the features; empty where they are those of an encoder trained elsewhere.
     """
 
     manifest: BundleManifest
     scorer: Scorer
     reference: pd.DataFrame | None
     seal: str
+    weights: Arrays = field(default_factory=dict, repr=False)
 
 
 def collect_manifest(
@@ -285,19 +295,68 @@ def collect_manifest(
     ModelError
         When the features do not say which encoder made them, or chapter 01 or 02 did not run in this profile.
     """
-    records = {number: _read_record(run, number) for number in ("01", "02")}
     missing = [name for name in IDENTITY if name not in bag.attributes]
     if missing:
         msg = f"ModelError: the features state no {', '.join(missing)}; only those of chapter 02 can be bundled."
         raise ModelError(msg)
+    made = _read_record(run, "02")["spec"]
+    return _build_manifest(
+        run, chapters=("01", "02"), encoder=bag.attributes, predictions=predictions, n_slides=n_slides, cutoff=cutoff,
+        arm=arm, target=target, score_method=score_method, filters=dict(filters), encoder_seed=made["seed"],
+        stored_as=made["stored_as"], dimension=bag.features.shape[1], feature_names=bag.columns,
+    )  # fmt: skip
+
+
+def collect_network_manifest(
+    run: Run, networks: FoldNetworks, spec: EndToEndSpec, *, predictions: pd.DataFrame, n_slides: int, cutoff: float
+) -> BundleManifest:
+    """Put together what chapter A2 knows about its networks.
+
+    Parameters
+    ----------
+    run : Run
+        Of chapter A2; chapter 01 of the same profile says how tiles were made.
+    networks : FoldNetworks
+        On the device, and in the precision, that predicted.
+    spec : EndToEndSpec
+        Its primary target is the bundle's.
+    predictions : DataFrame
+        Out-of-fold predictions of the development cases, one row per case: y_true, y_pred.
+    n_slides : int
+        Of those cases.
+    cutoff : float
+        From development cases.
+
+    Returns
+    -------
+    BundleManifest
+        Without the hash of the arrays, which `write_bundle` adds.
+
+    Raises
+    ------
+    ModelError
+        When chapter 01 did not run in this profile.
+    """
+    return _build_manifest(
+        run, chapters=("01",), encoder=networks.identity, predictions=predictions, n_slides=n_slides, cutoff=cutoff,
+        arm=f"{networks.name}_{spec.aggregation}", target=spec.primary_target, score_method=spec.score_method,
+        filters=spec.model_dump(include=set(TILE_FILTERS)), dimension=networks.dimension,
+        feature_names=networks.columns, networks=networks.spec,
+    )  # fmt: skip
+
+
+def _build_manifest(
+    run: Run, *, chapters: Sequence[str], encoder: Mapping[str, Any], predictions: pd.DataFrame, n_slides: int,
+    cutoff: float, **fields: Any,
+) -> BundleManifest:  # fmt: skip
+    """Add to what a chapter states itself: tiles, encoder, cut-off, and where the model comes from."""
+    records = {number: _read_record(run, number) for number in chapters}
     tiling = {
         name: records["01"]["spec"][name] for name in TilingSpec.model_fields if name not in TilingSpec.path_fields()
     }
     error = (predictions["y_true"] - predictions["y_pred"]).std(ddof=1)
     return BundleManifest(
-        arm=arm, target=target, score_method=score_method, filters=dict(filters), tiling=tiling,
-        encoder={name: str(bag.attributes[name]) for name in IDENTITY}, encoder_seed=records["02"]["spec"]["seed"],
-        stored_as=records["02"]["spec"]["stored_as"], dimension=bag.features.shape[1], feature_names=bag.columns,
+        **fields, tiling=tiling, encoder={name: str(encoder[name]) for name in IDENTITY},
         training=TrainingSummary(
             n_cases=len(predictions), n_slides=n_slides, scores=tuple(np.sort(predictions["y_pred"]).round(6).tolist()),
             cutoff=cutoff, cutoff_origin="median of the out-of-fold predictions of the training cases",
@@ -322,8 +381,9 @@ def _read_record(run: Run, number: str) -> dict[str, Any]:
 
 
 def write_bundle(
-    folder: str | Path, scorer: Scorer, manifest: BundleManifest, *, reference: pd.DataFrame | None = None
-) -> list[Path]:
+    folder: str | Path, scorer: Scorer, manifest: BundleManifest, *, reference: pd.DataFrame | None = None,
+    weights: Arrays | None = None,
+) -> list[Path]:  # fmt: skip
     """Write a bundle: the same model gives the same bytes.
 
     Parameters
@@ -333,6 +393,8 @@ def write_bundle(
     manifest : BundleManifest
     reference : DataFrame, (n_cases, D), optional
         Pooled features of the training cases; their mean and SD are kept, to say which new case is unlike them.
+    weights : dict of str to ndarray, optional
+        Of the networks that the manifest describes.
 
     Returns
     -------
@@ -344,9 +406,12 @@ def write_bundle(
     arrays = {f"model/{name}": value for name, value in scorer.to_arrays().items()}
     if reference is not None:
         arrays |= {"reference/mean": reference.mean().to_numpy(float), "reference/sd": reference.std().to_numpy(float)}
+    arrays |= {f"weights/{name}": value for name, value in (weights or {}).items()}
     with paths.atomic_write(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    sealed = manifest.model_copy(update={"arrays_sha256": fingerprint(folder / ARRAYS)}).model_dump(mode="json")
+    with (folder / ARRAYS).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()  # all of it: networks may be larger than a sample sees
+    sealed = manifest.model_copy(update={"arrays_sha256": found}).model_dump(mode="json")
     paths.write_json({**sealed, "seal": compute_key(sealed)}, folder / MANIFEST)
     return [folder / MANIFEST, folder / ARRAYS]
 
@@ -370,16 +435,20 @@ def read_bundle(folder: str | Path) -> Bundle:
     folder = paths.resolve(folder)
     missing = [name for name in (MANIFEST, ARRAYS) if not (folder / name).is_file()]
     if missing:
-        msg = f"ModelError: bundle '{folder.name}' lacks {', '.join(missing)}. Give the folder that chapter 03 wrote."
+        msg = (
+            f"ModelError: bundle '{folder.name}' lacks {', '.join(missing)}. Give the folder `bundle` of chapter 03 or "
+            "A2."
+        )
         raise ModelError(msg)
     content = _read_manifest(folder)
     seal = content.pop("seal", "none")
-    found = fingerprint(folder / ARRAYS)
+    stored = (folder / ARRAYS).read_bytes()
+    found = hashlib.sha256(stored).hexdigest()
     if seal != compute_key(content) or found != content.get("arrays_sha256"):
         which = MANIFEST if seal != compute_key(content) else ARRAYS
         msg = (
             f"ModelError: '{which}' of bundle '{folder.name}' is not the file that was written: it was changed or "
-            "damaged, and nothing is predicted with it. Copy the bundle again, or write it anew in chapter 03."
+            "damaged, and nothing is predicted with it. Copy the bundle again, or write it anew."
         )
         raise ModelError(msg)
     try:
@@ -387,9 +456,40 @@ def read_bundle(folder: str | Path) -> Bundle:
     except SpecError as error:
         msg = f"ModelError: bundle '{folder.name}' is not of this version of histobook. {error}"
         raise ModelError(msg) from None
-    arrays = _read_arrays(folder / ARRAYS)
+    arrays = _read_arrays(stored)
     reference = pd.DataFrame(_unnest("reference", arrays)) if "reference/mean" in arrays else None
-    return Bundle(manifest=manifest, scorer=load_fitted(_unnest("model", arrays)), reference=reference, seal=seal)
+    scorer = load_fitted(_unnest("model", arrays))
+    return Bundle(manifest=manifest, scorer=scorer, reference=reference, seal=seal, weights=_unnest("weights", arrays))
+
+
+def build_networks(bundle: Bundle, *, device: str = "auto") -> FoldNetworks:
+    """Build the networks of a bundle of chapter A2, in the precision in which they predicted there.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    device : str
+
+    Returns
+    -------
+    FoldNetworks
+
+    Raises
+    ------
+    ModelError
+        When the bundle holds none, or they are not those that it names.
+    """
+    from helpers.core.device import pick_device
+
+    stated = bundle.manifest.encoder
+    if bundle.manifest.networks is None:
+        msg = f"ModelError: the bundle holds no networks; its features are those of '{stated['encoder']}'. Make those."
+        raise ModelError(msg)
+    built = FoldNetworks(
+        bundle.manifest.networks, bundle.weights, device=pick_device(device), precision=stated["precision"]
+    )
+    check_encoder(bundle.manifest, built.identity, item="the ensemble of the bundle, built on this machine,")
+    return built
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -405,12 +505,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _read_arrays(path: Path) -> Arrays:
+def _read_arrays(content: bytes) -> Arrays:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, zipfile.BadZipFile) as error:
-        msg = f"ModelError: '{path.name}' holds what is no plain array ({error}); pickled code is never run."
+        msg = f"ModelError: '{ARRAYS}' holds what is no plain array ({error}); pickled code is never run."
         raise ModelError(msg) from None
 
 

@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from helpers.core.device import list_accelerators, pick_device
 from helpers.core.errors import SplitError
 from helpers.core.progress import track
-from helpers.core.provenance import compute_key, list_versions
+from helpers.core.provenance import Run, compute_key, list_versions
 from helpers.core.specs import EndToEndSpec
 from helpers.features.networks import choose_precision
-from helpers.models.augment import make_augmenter
+from helpers.models.augment import make_plain_augmenter
+from helpers.models.bundle import collect_network_manifest, write_bundle
 from helpers.models.cnn import FittedNetwork, fit_scaling, read_normalisation
+from helpers.models.fold_networks import (
+    FoldNetworks,
+    describe_networks,
+    list_weights,
+    make_network_scorer,
+    tabulate_outputs,
+)
 from helpers.models.linear import Measure
 from helpers.models.pooling import pool_tile_scores
 from helpers.models.tilebank import TileBank
@@ -273,10 +281,8 @@ def score_tiles(
     """
     where = list_devices(device)[0]
     precision = choose_precision(spec.precision, where)
-    augmenter = make_augmenter(
-        bank, method="none", strength=0.0, crop_px=spec.crop_px, input_px=spec.input_px,
-        **read_normalisation(networks[0].network),
-    )  # fmt: skip
+    normalisation = read_normalisation(networks[0].network)
+    augmenter = make_plain_augmenter(bank.tile_px, crop_px=spec.crop_px, input_px=spec.input_px, **normalisation)
     for fitted in networks:
         fitted.network.to(where)
     tables = []
@@ -368,6 +374,44 @@ def _tabulate(pooled: pd.DataFrame, measured: pd.DataFrame, place: dict[str, Any
         for target in pooled.columns
     ]  # fmt: skip
     return pd.concat(blocks, ignore_index=True)[columns]
+
+
+def write_network_bundle(
+    run: Run, bank: TileBank, networks: Sequence[FittedNetwork], predictions: pd.DataFrame, tiles: pd.DataFrame,
+    spec: EndToEndSpec, *, device: str = "auto",
+) -> list[Path]:  # fmt: skip
+    """Save the networks of all folds for slides that none of them saw, with the cut-off locked, in `bundle/` of a run.
+
+    Parameters
+    ----------
+    run : Run
+        Of chapter A2.
+    bank : TileBank
+    networks : sequence of FittedNetwork
+        One per fold, from `train_ensemble`.
+    predictions, tiles : DataFrame
+        From `predict_study`.
+    spec : EndToEndSpec
+        Says which target and which aggregation are declared.
+    device : str
+        On which they predicted; decides the precision.
+
+    Returns
+    -------
+    list of Path
+    """
+    where, weights = list_devices(device)[0], list_weights(networks)
+    precision = choose_precision(spec.precision, where)
+    shape = describe_networks(networks, spec, tile_px=bank.tile_px)
+    declared = (predictions["arm"] == f"end_to_end_{spec.aggregation}") & (predictions["split"] == "development")
+    out_of_fold = predictions[declared & (predictions["target"] == spec.primary_target)]
+    manifest = collect_network_manifest(
+        run, FoldNetworks(shape, weights, device=where, precision=precision), spec, predictions=out_of_fold,
+        n_slides=len(bank.find_slides(list(out_of_fold["case_id"]))), cutoff=float(out_of_fold["y_pred"].median()),
+    )  # fmt: skip
+    scorer = make_network_scorer(networks, target=spec.primary_target, aggregation=spec.aggregation)
+    reference = tabulate_outputs(tiles, networks)
+    return write_bundle(run.dir / "bundle", scorer, manifest, reference=reference, weights=weights)
 
 
 def tabulate_history(networks: Sequence[FittedNetwork]) -> pd.DataFrame:
