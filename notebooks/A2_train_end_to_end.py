@@ -390,5 +390,6 @@ run.finish()
 # **What would change it.** Other weights to start from, all tiles instead of thirty, a larger network and more epochs on a GPU; a tumour mask, since stroma carries the label as well.
 #
 # **Next.** Chapter 04 takes this table too: `predictions_path`, `prediction_arm: end_to_end_mean`.
+# New slides: `histobook predict --bundle results/phantom/A2_train_end_to_end/bundle --slides slides.csv --out predicted`.
 #
 # **References.** Ekholm et al. 2024, doi 10.1186/s12885-024-13248-9 · Weitz et al. 2022, doi 10.1093/bioinformatics/btac343 (the group's expression recipe, prostate cancer) · Tellez et al. 2018, doi 10.1109/TMI.2018.2820199 (stain augmentation).

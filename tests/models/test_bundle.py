@@ -112,7 +112,7 @@ def test_nets_of_a_mil_arm_go_through_a_bundle_unchanged(tmp_path: Path, name: s
     each = [np.reshape(fitted.predict(new), (3, -1))[:, n_targets - 1] for fitted in fits]
     assert saved.predict(new) == pytest.approx(np.mean(each, axis=0)), "folds are not averaged for the target"
     if name == "mean_mil":
-        assert saved.score_tiles(new[2]).mean() == pytest.approx(saved.predict(new)[2], abs=1e-5)
+        assert saved.score_tiles(new[2]).mean() == pytest.approx(saved.predict(new)[2], abs=1e-4)
 
 
 def test_a_changed_byte_is_refused_in_either_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from helpers.core import paths
 from helpers.core.errors import ModelError, SpecError
 from helpers.core.specs import TilingSpec
-from helpers.models.bundle import ARRAYS, MANIFEST, build_networks, check_encoder, read_bundle, write_bundle
+from helpers.models.bundle import ARRAYS, build_networks, check_encoder, read_bundle, write_bundle
 from helpers.models.cnn import FittedNetwork, build_regressor
 from helpers.models.end_to_end import AGGREGATIONS, aggregate_scores, predict_study, score_tiles, write_network_bundle
 from helpers.models.fold_networks import (

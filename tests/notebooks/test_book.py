@@ -176,3 +176,22 @@ def test_named_runs_do_not_reach_the_scoreboard(book):
     done = book.call("scoreboard", "--profile", "ci")
     assert done.returncode == 0, done.stderr
     assert "09@" not in (book.results / "scoreboard.json").read_text()
+
+
+def test_networks_of_chapter_a2_score_slides_from_their_files_as_the_chapter_did(book, tmp_path):
+    options = ["epochs=1", "tiles_per_epoch=32", "tiles_per_slide=null", "n_boot=100", "aggregation=median"]
+    done = book.call("run", "A2", "--profile", "ci", "--name", "tiny", *(word for option in options for word in ("-p", option)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    chapter, raw = book.results / "A2@tiny", book.root / PROFILE.data
+    rows = pd.read_parquet(chapter / "predictions.parquet")
+    rows = rows[(rows["arm"] == "end_to_end_median") & (rows["split"] == "external") & (rows["target"] == "prolif11")].set_index("case_id")
+    slides = pd.read_csv(raw / "slides.csv", dtype=str)
+    slides = slides[slides["case_id"].isin(rows.index[:3])].assign(path=lambda table: [str(raw / name) for name in table["path"]])
+    slides.to_csv(tmp_path / "slides.csv", index=False)
+    done = book.call("predict", "--bundle", str(chapter / "bundle"), "--slides", str(tmp_path / "slides.csv"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = pd.read_parquet(tmp_path / "out" / "predictions.parquet").set_index("case_id")
+    assert len(found) == 3
+    assert found["y_pred"].to_numpy() == pytest.approx(rows.loc[found.index, "y_pred"].to_numpy(), abs=1e-3)
+    assert json.loads((chapter / "run.json").read_text())["outputs"]
+    assert "End-to-end ensemble" in (tmp_path / "out" / "reports" / f"{found.index[0]}.html").read_text()

@@ -234,7 +234,7 @@ def convert(
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="Folder of a saved model, from chapter 03.")],
+    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="Folder of a saved model, from chapter 03 or A2.")],
     slides: Annotated[
         Path, typer.Option("--slides", "-s", help="slides.csv: slide_id, case_id, path and, if known, mpp.")
     ],

@@ -3,7 +3,7 @@
 What the networks of all folds say of a tile is a handful of numbers, and so are features. Tiling, extraction, resume,
 refusal and maps of `histobook predict` are therefore those of any encoder (`FoldNetworks`); what turns the numbers
 into a score (calibration, mean over folds, pooling over tiles) is the bundle's scorer (`NetworkScorer`). Weights are
-plain arrays, `fold<n>/<tensor>`; architecture and input stand in a spec. Nothing of it runs when it is read.
+plain arrays, ``fold<n>/<tensor>``; architecture and input stand in a spec. Nothing of it runs when it is read.
 """
 
 import hashlib
@@ -113,7 +113,7 @@ def list_weights(networks: Sequence[FittedNetwork]) -> Arrays:
     Returns
     -------
     dict of str to ndarray
-        `fold<n>/<tensor>`, statistics of batch normalisation included.
+        ``fold<n>/<tensor>``, statistics of batch normalisation included.
     """
     return {
         f"fold{fitted.fold}/{name}": np.array(tensor.detach().cpu().numpy(), order="C")
