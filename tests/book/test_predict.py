@@ -34,7 +34,11 @@ FILTERS = {"min_tissue_fraction": 0.5, "min_sharpness": 0.6, "max_pen_fraction":
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A small phantom, tiled and described as chapters 01 and 02 do it, and a model fitted on its first cases."""
     root = tmp_path_factory.mktemp("predict")
-    generate_cohort(PhantomSpec(n_cases=9, n_external=0, slide_um=500, bad_slides=False, n_estimand=10_000, seed=4), root / "raw", workers=2)
+    generate_cohort(
+        PhantomSpec(n_cases=9, n_external=0, slide_um=500, bad_slides=False, n_estimand=10_000, seed=4),
+        root / "raw",
+        workers=2,
+    )
     slides = read_new_slides(root / "raw" / "slides.csv")
     folder = root / "results" / "toy"
     options = {"ledger": root / "ledger.parquet", "workers": 2}
@@ -44,7 +48,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         folder=folder / "02_extract_features", device="cpu", **options,
     )  # fmt: skip
     for name, spec in (("01_tile_slides", TilingSpec()), ("02_extract_features", FeatureSpec())):
-        paths.write_json({"key": name, "status": "finished", "spec": spec.model_dump(mode="json")}, folder / name / "run.json")
+        paths.write_json(
+            {"key": name, "status": "finished", "spec": spec.model_dump(mode="json")}, folder / name / "run.json"
+        )
     features = folder / "02_extract_features" / "features"
     training = slides["case_id"].unique()[:6]
     known = slides[slides["case_id"].isin(training)].reset_index(drop=True)
@@ -53,7 +59,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     rng = np.random.default_rng(1)
     labels = pooled.iloc[:, [3]].to_numpy() + rng.normal(size=(6, 1))
     model = fit_ridge(pooled.to_numpy(), labels, alphas=np.array([10.0]))
-    table = pd.DataFrame({"case_id": pooled.index, "y_true": labels[:, 0], "y_pred": model.predict(pooled.to_numpy())[:, 0]})
+    table = pd.DataFrame(
+        {"case_id": pooled.index, "y_true": labels[:, 0], "y_pred": model.predict(pooled.to_numpy())[:, 0]}
+    )
     run = SimpleNamespace(profile_dir=folder, id="03-toy", commit="abc", key="k")
     manifest = collect_manifest(
         run, bag=read_features(files["features_file"][0]), arm="ridge", target="prolif11", score_method="mean_log2",
@@ -72,7 +80,9 @@ def write_slides(folder: Path, slides: pd.DataFrame) -> Path:
 def test_the_command_scores_slides_it_never_saw(cohort: SimpleNamespace, tmp_path: Path, monkeypatch, capsys) -> None:
     table = write_slides(tmp_path, cohort.new)
     out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["histobook", "predict", "--bundle", str(cohort.bundle), "--slides", str(table), "--out", str(out)])
+    monkeypatch.setattr(
+        "sys.argv", ["histobook", "predict", "--bundle", str(cohort.bundle), "--slides", str(table), "--out", str(out)]
+    )
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code in (0, None)
@@ -152,7 +162,9 @@ def test_features_of_another_encoder_or_of_another_slide_are_refused(cohort: Sim
         predict_slides(cohort.bundle, table, tmp_path / "c", features_dir=swapped)
 
 
-def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(cohort: SimpleNamespace, tmp_path: Path, monkeypatch) -> None:
+def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(
+    cohort: SimpleNamespace, tmp_path: Path, monkeypatch
+) -> None:
     table = write_slides(tmp_path, cohort.new.head(1))
     monkeypatch.setattr("helpers.features.encoders.STAIN_TEXTURE_VERSION", "next")
     with pytest.raises(ModelError, match="encoder 'stain_texture' of this machine has encoder_version 'next'"):
@@ -169,5 +181,8 @@ def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(coh
     same = replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
     assert make_bundle_encoder(same, device="cpu", weights=None).identity == trained
     other = replace(bundle, manifest=bundle.manifest.model_copy(update=changes | {"encoder_seed": 8}))
-    with pytest.raises(ModelError, match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'"):
+    with pytest.raises(
+        ModelError,
+        match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'",
+    ):
         make_bundle_encoder(other, device="cpu", weights=None)
