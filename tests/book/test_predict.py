@@ -1,5 +1,6 @@
 """From slides that no fit saw to a page per case: one bad slide fails alone, what does not fit is refused."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -18,10 +19,19 @@ from helpers.core.specs import FeatureSpec, PhantomSpec, TilingSpec
 from helpers.features.encoders import make_encoder
 from helpers.features.extract import extract_cohort
 from helpers.features.store import read_features
-from helpers.models.bundle import IDENTITY, FoldAverage, RidgeFit, collect_manifest, read_bundle, write_bundle
-from helpers.models.inputs import find_feature_files, make_reader
+from helpers.models.bundle import (
+    IDENTITY,
+    FoldAverage,
+    RidgeFit,
+    TumourSummary,
+    collect_manifest,
+    read_bundle,
+    write_bundle,
+)
+from helpers.models.inputs import find_feature_files, make_reader, select_tiles
 from helpers.models.linear import fit_ridge
 from helpers.models.pooling import pool_cases
+from helpers.models.tumour import TumourFilter, TumourModel
 from helpers.phantom.generate import generate_cohort
 from helpers.slides.tiling import tile_cohort
 from helpers.slides.writer import write_pyramid
@@ -172,6 +182,68 @@ def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(
     with pytest.raises(ModelError, match="the model's features are those of 'stain_texture', a formula"):
         predict_slides(cohort.bundle, table, tmp_path / "out", device="cpu", weights=tmp_path / "none.safetensors")
     assert not (tmp_path / "out" / "ledger.parquet").exists()
+
+
+def write_filtered(cohort: SimpleNamespace, folder: Path, keep: TumourFilter) -> Path:
+    """The toy model as if it had been trained on tiles that a tumour filter chose."""
+    bundle = read_bundle(cohort.bundle)
+    how = "polygon" if keep.model is None else "model"
+    summary = TumourSummary(how=how, classes=tuple(keep.classes), min_probability=keep.min_probability, n_slides=3)
+    manifest = bundle.manifest.model_copy(update={"tumour": summary})
+    write_bundle(folder, bundle.scorer, manifest, tumour=keep.model)
+    return folder
+
+
+def test_a_model_of_tiles_called_tumour_brings_its_classifier(cohort: SimpleNamespace, tmp_path: Path) -> None:
+    slide = cohort.new["slide_id"][0]
+    bag = read_features(cohort.features / "stain_texture" / f"{slide}.h5")
+    weights = np.zeros(bag.features.shape[1])
+    weights[5] = 1.0  # above the median of one feature counts as tumour
+    middle = np.median(bag.features, axis=0)
+    keep = TumourFilter(model=TumourModel(middle, np.ones(len(weights)), weights, 0.0, 3), classes=["Tumor"])
+    bundle = write_filtered(cohort, tmp_path / "bundle", keep)
+    done = predict_slides(
+        bundle,
+        write_slides(tmp_path, cohort.new.head(1)),
+        tmp_path / "out",
+        features_dir=cohort.features / "stain_texture",
+    )
+    chosen = select_tiles(bag, **FILTERS) & (bag.features[:, 5] >= middle[5])
+    assert 0 < done.predictions["n_tiles"][0] == chosen.sum() < len(chosen)
+    expected = cohort.model.predict(bag.features[chosen].mean(axis=0, keepdims=True))[0, 0]
+    assert done.predictions["y_pred"][0] == pytest.approx(expected)
+    page = (tmp_path / "out" / "reports" / f"{cohort.new['case_id'][0]}.html").read_text()
+    assert (
+        "called tumour (probability of at least 0.5) by a classifier that outlines of 3 training slides taught" in page
+    )
+    with pytest.raises(ModelError, match="outlines are given, but the model reads tiles that its own classifier"):
+        predict_slides(bundle, tmp_path / "slides.csv", tmp_path / "b", outlines_dir=tmp_path)
+    never = replace(keep.model, intercept=-1e6)
+    bundle = write_filtered(cohort, tmp_path / "none", TumourFilter(model=never, classes=["Tumor"]))
+    with pytest.raises(RunError, match=r"passes the model's filters and is called tumour\. Look at it"):
+        predict_slides(bundle, tmp_path / "slides.csv", tmp_path / "c", features_dir=cohort.features / "stain_texture")
+
+
+def test_a_model_of_outlined_tumour_asks_for_outlines(cohort: SimpleNamespace, tmp_path: Path) -> None:
+    bundle = write_filtered(cohort, tmp_path / "bundle", TumourFilter(classes=["Tumor"]))
+    table = write_slides(tmp_path, cohort.new.head(2))
+    features = cohort.features / "stain_texture"
+    with pytest.raises(
+        ModelError, match=r"no outlines are given\. Give a folder of <slide_id>\.geojson with class Tumor"
+    ):
+        predict_slides(bundle, table, tmp_path / "a", features_dir=features)
+    first, second = cohort.new["slide_id"][:2]
+    bag = read_features(features / f"{first}.h5")
+    right = float(np.median(bag.coords_l0[:, 0]) + bag.attributes["patch_size_level0"] / 2)
+    ring = [[0, 0], [right, 0], [right, 1e6], [0, 1e6], [0, 0]]
+    shape = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    shape["properties"] = {"classification": {"name": "Tumor"}}
+    (tmp_path / f"{first}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [shape]}))
+    done = predict_slides(bundle, table, tmp_path / "b", features_dir=features, outlines_dir=tmp_path)
+    inside = bag.coords_l0[:, 0] < np.median(bag.coords_l0[:, 0])
+    assert 0 < done.predictions["n_tiles"][0] == (inside & select_tiles(bag, **FILTERS)).sum()
+    reasons = done.ledger.set_index("slide_id")["reason"]
+    assert "passes the model's filters and lies inside outlined tumour. Outline its tumour" in reasons[second]
 
 
 def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(cohort: SimpleNamespace) -> None:
