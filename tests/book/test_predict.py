@@ -1,5 +1,6 @@
 """From slides that no fit saw to a page per case: one bad slide fails alone, what does not fit is refused."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -20,13 +21,22 @@ from helpers.features.extract import extract_cohort
 from helpers.features.store import read_features
 from helpers.models.arms import find_arm
 from helpers.models.bags import read_bags
-from helpers.models.bundle import IDENTITY, FoldAverage, RidgeFit, collect_manifest, read_bundle, write_bundle
+from helpers.models.bundle import (
+    IDENTITY,
+    FoldAverage,
+    RidgeFit,
+    TumourSummary,
+    collect_manifest,
+    read_bundle,
+    write_bundle,
+)
 from helpers.models.cnn import FittedNetwork, build_regressor
 from helpers.models.end_to_end import aggregate_scores, predict_study, score_tiles, write_network_bundle
-from helpers.models.inputs import TILE_FILTERS, find_feature_files, make_reader
+from helpers.models.inputs import TILE_FILTERS, find_feature_files, make_reader, select_tiles
 from helpers.models.linear import fit_ridge
 from helpers.models.pooling import pool_cases
 from helpers.models.tilebank import TileBank, make_pools
+from helpers.models.tumour import TumourFilter, TumourModel
 from helpers.phantom.generate import generate_cohort
 from helpers.slides.tiling import tile_cohort
 from helpers.slides.writer import write_pyramid
@@ -39,7 +49,11 @@ FILTERS = {"min_tissue_fraction": 0.5, "min_sharpness": 0.6, "max_pen_fraction":
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A small phantom, tiled and described as chapters 01 and 02 do it, and a model fitted on its first cases."""
     root = tmp_path_factory.mktemp("predict")
-    generate_cohort(PhantomSpec(n_cases=9, n_external=0, slide_um=500, bad_slides=False, n_estimand=10_000, seed=4), root / "raw", workers=2)
+    generate_cohort(
+        PhantomSpec(n_cases=9, n_external=0, slide_um=500, bad_slides=False, n_estimand=10_000, seed=4),
+        root / "raw",
+        workers=2,
+    )
     slides = read_new_slides(root / "raw" / "slides.csv")
     folder = root / "results" / "toy"
     options = {"ledger": root / "ledger.parquet", "workers": 2}
@@ -49,7 +63,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         folder=folder / "02_extract_features", device="cpu", **options,
     )  # fmt: skip
     for name, spec in (("01_tile_slides", TilingSpec()), ("02_extract_features", FeatureSpec())):
-        paths.write_json({"key": name, "status": "finished", "spec": spec.model_dump(mode="json")}, folder / name / "run.json")
+        paths.write_json(
+            {"key": name, "status": "finished", "spec": spec.model_dump(mode="json")}, folder / name / "run.json"
+        )
     features = folder / "02_extract_features" / "features"
     training = slides["case_id"].unique()[:6]
     known = slides[slides["case_id"].isin(training)].reset_index(drop=True)
@@ -58,7 +74,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     rng = np.random.default_rng(1)
     labels = pooled.iloc[:, [3]].to_numpy() + rng.normal(size=(6, 1))
     model = fit_ridge(pooled.to_numpy(), labels, alphas=np.array([10.0]))
-    table = pd.DataFrame({"case_id": pooled.index, "y_true": labels[:, 0], "y_pred": model.predict(pooled.to_numpy())[:, 0]})
+    table = pd.DataFrame(
+        {"case_id": pooled.index, "y_true": labels[:, 0], "y_pred": model.predict(pooled.to_numpy())[:, 0]}
+    )
     run = SimpleNamespace(profile_dir=folder, id="03-toy", commit="abc", key="k")
     manifest = collect_manifest(
         run, bag=read_features(files["features_file"][0]), arm="ridge", target="prolif11", score_method="mean_log2",
@@ -80,7 +98,9 @@ def write_slides(folder: Path, slides: pd.DataFrame) -> Path:
 def test_the_command_scores_slides_it_never_saw(cohort: SimpleNamespace, tmp_path: Path, monkeypatch, capsys) -> None:
     table = write_slides(tmp_path, cohort.new)
     out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["histobook", "predict", "--bundle", str(cohort.bundle), "--slides", str(table), "--out", str(out)])
+    monkeypatch.setattr(
+        "sys.argv", ["histobook", "predict", "--bundle", str(cohort.bundle), "--slides", str(table), "--out", str(out)]
+    )
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code in (0, None)
@@ -160,7 +180,9 @@ def test_features_of_another_encoder_or_of_another_slide_are_refused(cohort: Sim
         predict_slides(cohort.bundle, table, tmp_path / "c", features_dir=swapped)
 
 
-def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(cohort: SimpleNamespace, tmp_path: Path, monkeypatch) -> None:
+def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(
+    cohort: SimpleNamespace, tmp_path: Path, monkeypatch
+) -> None:
     table = write_slides(tmp_path, cohort.new.head(1))
     monkeypatch.setattr("helpers.features.encoders.STAIN_TEXTURE_VERSION", "next")
     with pytest.raises(ModelError, match="encoder 'stain_texture' of this machine has encoder_version 'next'"):
@@ -170,6 +192,68 @@ def test_an_encoder_that_is_not_the_bundle_s_stops_before_any_slide(cohort: Simp
     assert not (tmp_path / "out" / "ledger.parquet").exists()
 
 
+def write_filtered(cohort: SimpleNamespace, folder: Path, keep: TumourFilter) -> Path:
+    """The toy model as if it had been trained on tiles that a tumour filter chose."""
+    bundle = read_bundle(cohort.bundle)
+    how = "polygon" if keep.model is None else "model"
+    summary = TumourSummary(how=how, classes=tuple(keep.classes), min_probability=keep.min_probability, n_slides=3)
+    manifest = bundle.manifest.model_copy(update={"tumour": summary})
+    write_bundle(folder, bundle.scorer, manifest, tumour=keep.model)
+    return folder
+
+
+def test_a_model_of_tiles_called_tumour_brings_its_classifier(cohort: SimpleNamespace, tmp_path: Path) -> None:
+    slide = cohort.new["slide_id"][0]
+    bag = read_features(cohort.features / "stain_texture" / f"{slide}.h5")
+    weights = np.zeros(bag.features.shape[1])
+    weights[5] = 1.0  # above the median of one feature counts as tumour
+    middle = np.median(bag.features, axis=0)
+    keep = TumourFilter(model=TumourModel(middle, np.ones(len(weights)), weights, 0.0, 3), classes=["Tumor"])
+    bundle = write_filtered(cohort, tmp_path / "bundle", keep)
+    done = predict_slides(
+        bundle,
+        write_slides(tmp_path, cohort.new.head(1)),
+        tmp_path / "out",
+        features_dir=cohort.features / "stain_texture",
+    )
+    chosen = select_tiles(bag, **FILTERS) & (bag.features[:, 5] >= middle[5])
+    assert 0 < done.predictions["n_tiles"][0] == chosen.sum() < len(chosen)
+    expected = cohort.model.predict(bag.features[chosen].mean(axis=0, keepdims=True))[0, 0]
+    assert done.predictions["y_pred"][0] == pytest.approx(expected)
+    page = (tmp_path / "out" / "reports" / f"{cohort.new['case_id'][0]}.html").read_text()
+    assert (
+        "called tumour (probability of at least 0.5) by a classifier that outlines of 3 training slides taught" in page
+    )
+    with pytest.raises(ModelError, match="outlines are given, but the model reads tiles that its own classifier"):
+        predict_slides(bundle, tmp_path / "slides.csv", tmp_path / "b", outlines_dir=tmp_path)
+    never = replace(keep.model, intercept=-1e6)
+    bundle = write_filtered(cohort, tmp_path / "none", TumourFilter(model=never, classes=["Tumor"]))
+    with pytest.raises(RunError, match=r"passes the model's filters and is called tumour\. Look at it"):
+        predict_slides(bundle, tmp_path / "slides.csv", tmp_path / "c", features_dir=cohort.features / "stain_texture")
+
+
+def test_a_model_of_outlined_tumour_asks_for_outlines(cohort: SimpleNamespace, tmp_path: Path) -> None:
+    bundle = write_filtered(cohort, tmp_path / "bundle", TumourFilter(classes=["Tumor"]))
+    table = write_slides(tmp_path, cohort.new.head(2))
+    features = cohort.features / "stain_texture"
+    with pytest.raises(
+        ModelError, match=r"no outlines are given\. Give a folder of <slide_id>\.geojson with class Tumor"
+    ):
+        predict_slides(bundle, table, tmp_path / "a", features_dir=features)
+    first, second = cohort.new["slide_id"][:2]
+    bag = read_features(features / f"{first}.h5")
+    right = float(np.median(bag.coords_l0[:, 0]) + bag.attributes["patch_size_level0"] / 2)
+    ring = [[0, 0], [right, 0], [right, 1e6], [0, 1e6], [0, 0]]
+    shape = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    shape["properties"] = {"classification": {"name": "Tumor"}}
+    (tmp_path / f"{first}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [shape]}))
+    done = predict_slides(bundle, table, tmp_path / "b", features_dir=features, outlines_dir=tmp_path)
+    inside = bag.coords_l0[:, 0] < np.median(bag.coords_l0[:, 0])
+    assert 0 < done.predictions["n_tiles"][0] == (inside & select_tiles(bag, **FILTERS)).sum()
+    reasons = done.ledger.set_index("slide_id")["reason"]
+    assert "passes the model's filters and lies inside outlined tumour. Outline its tumour" in reasons[second]
+
+
 def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(cohort: SimpleNamespace) -> None:
     bundle = read_bundle(cohort.bundle)
     trained = make_encoder("random_resnet18", seed=7, device="cpu", precision="bfloat16").identity
@@ -177,7 +261,10 @@ def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(coh
     same = replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
     assert make_bundle_encoder(same, device="cpu", weights=None).identity == trained
     other = replace(bundle, manifest=bundle.manifest.model_copy(update=changes | {"encoder_seed": 8}))
-    with pytest.raises(ModelError, match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'"):
+    with pytest.raises(
+        ModelError,
+        match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'",
+    ):
         make_bundle_encoder(other, device="cpu", weights=None)
 
 
@@ -185,10 +272,18 @@ def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(coh
 def test_a_mil_arm_scores_new_slides_as_it_does_in_memory(cohort: SimpleNamespace, tmp_path: Path, name: str) -> None:
     bags, cases = read_bags(cohort.files, make_reader(cohort.files, **FILTERS))
     halves = [bags[i][half::2] for i in range(len(cases)) for half in (0, 1)]  # twice as many: inner folds need cases
-    fits = [find_arm(name).fit(halves, np.repeat(cohort.labels, 2), np.arange(12) % 3, np.random.default_rng(fold)) for fold in range(2)]
+    fits = [
+        find_arm(name).fit(halves, np.repeat(cohort.labels, 2), np.arange(12) % 3, np.random.default_rng(fold))
+        for fold in range(2)
+    ]
     scorer = FoldAverage(fits)
     write_bundle(tmp_path / "bundle", scorer, cohort.manifest.model_copy(update={"arm": name}))
-    done = predict_slides(tmp_path / "bundle", write_slides(tmp_path, cohort.new), tmp_path / "out", features_dir=cohort.features / "stain_texture")
+    done = predict_slides(
+        tmp_path / "bundle",
+        write_slides(tmp_path, cohort.new),
+        tmp_path / "out",
+        features_dir=cohort.features / "stain_texture",
+    )
     files = find_feature_files(cohort.new, encoder_dir=cohort.features / "stain_texture")
     new, names = read_bags(files, make_reader(files, **FILTERS))
     found = done.predictions.set_index("case_id")
@@ -211,7 +306,11 @@ def ensemble(cohort: SimpleNamespace) -> SimpleNamespace:
         "crop_px": 96, "input_px": 64, "weights": None, "tiles_per_slide": None, "aggregation": "p75", "precision": "float32",
     })  # fmt: skip
     pools, _ = make_pools(
-        cohort.slides, cohort.features.parents[1] / "01_tile_slides/tiles", filters=spec.model_dump(include=set(TILE_FILTERS)), tiles_per_slide=None, seed=1
+        cohort.slides,
+        cohort.features.parents[1] / "01_tile_slides/tiles",
+        filters=spec.model_dump(include=set(TILE_FILTERS)),
+        tiles_per_slide=None,
+        seed=1,
     )
     bank, networks, training = TileBank(pools), [], cohort.known["case_id"].unique()
     for fold in range(2):
@@ -219,21 +318,40 @@ def ensemble(cohort: SimpleNamespace) -> SimpleNamespace:
         torch.nn.init.normal_(network[2].weight, generator=torch.Generator().manual_seed(fold))
         centre, scale = np.array([3.0, 5.0 + fold]), np.array([0.5, 2.0 - fold])
         networks.append(FittedNetwork(network=network, centre=centre, scale=scale, targets=TARGETS, fold=fold, seen=()))
-    rows = [(0, fold, case, "test" if number % 2 == fold else "train") for number, case in enumerate(training) for fold in (0, 1)]
+    rows = [
+        (0, fold, case, "test" if number % 2 == fold else "train")
+        for number, case in enumerate(training)
+        for fold in (0, 1)
+    ]
     rows += [(0, -1, case, "external") for case in cohort.new["case_id"].unique()]
     splits = pd.DataFrame(rows, columns=["repeat", "fold", "case_id", "role"])
     rng = np.random.default_rng(5)
-    measured = pd.DataFrame({name: rng.normal(size=9) for name in TARGETS}, index=pd.Index(cohort.slides["case_id"].unique(), name="case_id"))
+    measured = pd.DataFrame(
+        {name: rng.normal(size=9) for name in TARGETS},
+        index=pd.Index(cohort.slides["case_id"].unique(), name="case_id"),
+    )
     predictions, tiles = predict_study(bank, networks, lambda _: measured, splits, spec, device="cpu")
     run = SimpleNamespace(**vars(cohort.run) | {"id": "A2-toy", "dir": cohort.root / "A2"})
     write_network_bundle(run, bank, networks, predictions, tiles, spec, device="cpu")
-    return SimpleNamespace(bundle=run.dir / "bundle", predictions=predictions, tiles=tiles, networks=networks, spec=spec, bank=bank, run=run)
+    return SimpleNamespace(
+        bundle=run.dir / "bundle",
+        predictions=predictions,
+        tiles=tiles,
+        networks=networks,
+        spec=spec,
+        bank=bank,
+        run=run,
+    )
 
 
-def test_an_ensemble_scores_new_slides_as_chapter_a2_did(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+def test_an_ensemble_scores_new_slides_as_chapter_a2_did(
+    cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path
+) -> None:
     done = predict_slides(ensemble.bundle, write_slides(tmp_path, cohort.new), tmp_path / "out", device="cpu")
     rows = ensemble.predictions
-    expected = rows[(rows["split"] == "external") & (rows["target"] == "prolif11") & (rows["arm"] == "end_to_end_p75")].set_index("case_id")
+    expected = rows[
+        (rows["split"] == "external") & (rows["target"] == "prolif11") & (rows["arm"] == "end_to_end_p75")
+    ].set_index("case_id")
     found = done.predictions.set_index("case_id")
     assert set(found.index) == set(expected.index)
     assert found["y_pred"].to_numpy() == pytest.approx(expected.loc[found.index, "y_pred"].to_numpy(), abs=1e-5)
@@ -245,13 +363,20 @@ def test_an_ensemble_scores_new_slides_as_chapter_a2_did(cohort: SimpleNamespace
         assert drawn["row"].tolist() == chapter["row"].tolist()
         assert drawn["score"].to_numpy() == pytest.approx(chapter["prolif11"].to_numpy(), abs=1e-5)
     page = (tmp_path / "out" / "reports" / f"{found.index[0]}.html").read_text()
-    for said in ("End-to-end ensemble", "2 networks trained from tiles to scores, one per fold", "Outputs unlike training", "on all tiles"):
+    for said in (
+        "End-to-end ensemble",
+        "2 networks trained from tiles to scores, one per fold",
+        "Outputs unlike training",
+        "on all tiles",
+    ):
         assert said in page
     assert "tile scores" in page
     assert not re.findall(r"""(?:src|href)=(?!["']?data:)""", page), "the page needs another file"
 
 
-def test_slides_that_an_ensemble_was_trained_on_get_the_scores_of_its_tiles(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+def test_slides_that_an_ensemble_was_trained_on_get_the_scores_of_its_tiles(
+    cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path
+) -> None:
     case = cohort.known["case_id"].iloc[0]
     known = cohort.known[cohort.known["case_id"] == case]
     done = predict_slides(ensemble.bundle, write_slides(tmp_path, known), tmp_path / "out", device="cpu")
@@ -260,7 +385,9 @@ def test_slides_that_an_ensemble_was_trained_on_get_the_scores_of_its_tiles(coho
     assert done.predictions["y_pred"].tolist() == [pytest.approx(expected, abs=1e-5)]
 
 
-def test_what_an_ensemble_said_is_reused_and_that_of_another_ensemble_is_not(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+def test_what_an_ensemble_said_is_reused_and_that_of_another_ensemble_is_not(
+    cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path
+) -> None:
     table = write_slides(tmp_path, cohort.new.head(1))
     first = predict_slides(ensemble.bundle, table, tmp_path / "out", device="cpu")
     folder = tmp_path / "out" / "features" / "end_to_end"
@@ -271,18 +398,32 @@ def test_what_an_ensemble_said_is_reused_and_that_of_another_ensemble_is_not(coh
     assert file.stat().st_mtime_ns == made
     for other in (again, stored):
         pd.testing.assert_frame_equal(first.predictions, other.predictions)
-    retrained = [replace(f, network=build_regressor("resnet18", n_targets=2, model_args=ensemble.spec.model_args, seed=f.fold + 7).eval()) for f in ensemble.networks]
+    retrained = [
+        replace(
+            f,
+            network=build_regressor(
+                "resnet18", n_targets=2, model_args=ensemble.spec.model_args, seed=f.fold + 7
+            ).eval(),
+        )
+        for f in ensemble.networks
+    ]
     run = SimpleNamespace(**vars(ensemble.run) | {"dir": tmp_path / "B"})
-    write_network_bundle(run, ensemble.bank, retrained, ensemble.predictions, ensemble.tiles, ensemble.spec, device="cpu")
+    write_network_bundle(
+        run, ensemble.bank, retrained, ensemble.predictions, ensemble.tiles, ensemble.spec, device="cpu"
+    )
     with pytest.raises(RunError, match=r"has weights_sha256 '.*', the model was trained with '.*'\. Give the encoder"):
         predict_slides(tmp_path / "B" / "bundle", table, tmp_path / "c", features_dir=folder)
     predict_slides(tmp_path / "B" / "bundle", table, tmp_path / "out", device="cpu")
     assert file.stat().st_mtime_ns != made, "what another ensemble said was taken for its own"
 
 
-def test_an_ensemble_needs_no_weights_and_refuses_features_and_tiles_that_are_not_its_own(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+def test_an_ensemble_needs_no_weights_and_refuses_features_and_tiles_that_are_not_its_own(
+    cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path
+) -> None:
     table = write_slides(tmp_path, cohort.new.head(1))
-    with pytest.raises(ModelError, match="weights are given, but the model's features are those of networks of its own. Leave them out"):
+    with pytest.raises(
+        ModelError, match="weights are given, but the model's features are those of networks of its own. Leave them out"
+    ):
         predict_slides(ensemble.bundle, table, tmp_path / "a", device="cpu", weights=tmp_path / "none.safetensors")
     with pytest.raises(RunError, match="has encoder 'stain_texture', the model was trained with 'end_to_end'"):
         predict_slides(ensemble.bundle, table, tmp_path / "b", features_dir=cohort.features / "stain_texture")
@@ -290,11 +431,17 @@ def test_an_ensemble_needs_no_weights_and_refuses_features_and_tiles_that_are_no
     bundle = read_bundle(ensemble.bundle)
     coarse = bundle.manifest.model_copy(update={"tiling": {**bundle.manifest.tiling, "mpp": 1.0}, "arrays_sha256": ""})
     write_bundle(tmp_path / "coarse", bundle.scorer, coarse, weights=bundle.weights)
-    with pytest.raises(RunError, match="has tiles of 256 px at 0.5.* um per px, the model was trained on 256 px at 1 um per px"):
-        predict_slides(tmp_path / "coarse", table, tmp_path / "d", features_dir=tmp_path / "out" / "features" / "end_to_end")
+    with pytest.raises(
+        RunError, match="has tiles of 256 px at 0.5.* um per px, the model was trained on 256 px at 1 um per px"
+    ):
+        predict_slides(
+            tmp_path / "coarse", table, tmp_path / "d", features_dir=tmp_path / "out" / "features" / "end_to_end"
+        )
 
 
-def test_a_slide_that_cannot_be_read_fails_alone_beside_an_ensemble_s(cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_slide_that_cannot_be_read_fails_alone_beside_an_ensemble_s(
+    cohort: SimpleNamespace, ensemble: SimpleNamespace, tmp_path: Path
+) -> None:
     good = cohort.new.head(1)[["slide_id", "case_id", "path"]]
     cut = tmp_path / "cut.svs"
     cut.write_bytes(Path(good["path"][0]).read_bytes()[:20_000])

@@ -40,7 +40,9 @@ def draw_networks(n: int = 2, **changes: object) -> tuple[list[FittedNetwork], o
 
 
 def make_encoder(networks: list[FittedNetwork], spec: object, *, precision: str = "float32") -> FoldNetworks:
-    return FoldNetworks(describe_networks(networks, spec, tile_px=TILE_PX), list_weights(networks), device=CPU, precision=precision)
+    return FoldNetworks(
+        describe_networks(networks, spec, tile_px=TILE_PX), list_weights(networks), device=CPU, precision=precision
+    )
 
 
 @pytest.fixture
@@ -50,11 +52,23 @@ def saved(tmp_path) -> SimpleNamespace:
     measured = targets.assign(MKI67=1 - targets["prolif11"])
     bank, (networks, spec) = DrawnBank(labels), draw_networks()
     predictions, tiles = predict_study(bank, networks, lambda _: measured, splits, spec, device="cpu")
-    run = SimpleNamespace(profile_dir=tmp_path / "toy", id="A2-toy", commit="abc", key="k", dir=tmp_path / "toy" / "A2_train_end_to_end")
-    paths.write_json({"key": "01", "spec": TilingSpec(tile_px=TILE_PX).model_dump(mode="json")}, run.profile_dir / "01_tile_slides" / "run.json")
+    run = SimpleNamespace(
+        profile_dir=tmp_path / "toy", id="A2-toy", commit="abc", key="k", dir=tmp_path / "toy" / "A2_train_end_to_end"
+    )
+    paths.write_json(
+        {"key": "01", "spec": TilingSpec(tile_px=TILE_PX).model_dump(mode="json")},
+        run.profile_dir / "01_tile_slides" / "run.json",
+    )
     files = write_network_bundle(run, bank, networks, predictions, tiles, spec, device="cpu")
     return SimpleNamespace(
-        folder=run.dir / "bundle", files=files, bank=bank, networks=networks, spec=spec, predictions=predictions, tiles=tiles, run=run
+        folder=run.dir / "bundle",
+        files=files,
+        bank=bank,
+        networks=networks,
+        spec=spec,
+        predictions=predictions,
+        tiles=tiles,
+        run=run,
     )
 
 
@@ -69,13 +83,19 @@ def test_weights_come_back_to_the_byte_and_networks_say_the_same(saved: SimpleNa
     made = make_encoder(saved.networks, saved.spec)
     assert np.array_equal(built.encode(tiles), made.encode(tiles))
     assert built.identity == made.identity == bundle.manifest.encoder
-    assert built.columns == ("prolif11_fold0", "MKI67_fold0", "prolif11_fold1", "MKI67_fold1") == bundle.manifest.feature_names
+    assert (
+        built.columns
+        == ("prolif11_fold0", "MKI67_fold0", "prolif11_fold1", "MKI67_fold1")
+        == bundle.manifest.feature_names
+    )
     assert not any(parameter.requires_grad for network in built._networks for parameter in network.parameters())
 
 
 def test_the_same_networks_give_the_same_bytes(saved: SimpleNamespace) -> None:
     first = [path.read_bytes() for path in saved.files]
-    again = write_network_bundle(saved.run, saved.bank, saved.networks, saved.predictions, saved.tiles, saved.spec, device="cpu")
+    again = write_network_bundle(
+        saved.run, saved.bank, saved.networks, saved.predictions, saved.tiles, saved.spec, device="cpu"
+    )
     assert [path.read_bytes() for path in again] == first
 
 
@@ -90,7 +110,9 @@ def test_scores_are_those_of_the_chapter_tiles_and_cases(aggregation: str, targe
     scorer = make_network_scorer(networks, target=target, aggregation=aggregation)
     assert scorer.predict([bags[case] for case in cases.index]) == pytest.approx(cases.to_numpy(), abs=1e-5)
     for case in ("000", "005"):
-        assert scorer.score_tiles(bags[case]) == pytest.approx(tiles.loc[tiles["case_id"] == case, target].to_numpy(), abs=1e-5)
+        assert scorer.score_tiles(bags[case]) == pytest.approx(
+            tiles.loc[tiles["case_id"] == case, target].to_numpy(), abs=1e-5
+        )
 
 
 def test_a_quantile_is_of_the_ensemble_s_tiles_not_a_mean_of_quantiles() -> None:
@@ -100,20 +122,32 @@ def test_a_quantile_is_of_the_ensemble_s_tiles_not_a_mean_of_quantiles() -> None
     by_hand = [np.median([np.mean([row[1] * f.scale[1] + f.centre[1] if f.fold == 0 else row[3] * f.scale[1] + f.centre[1]
                                    for f in networks]) for row in said])]  # fmt: skip
     assert scorer.predict([said]) == pytest.approx(by_hand)
-    mean_of_medians = np.mean([np.median(said[:, [1, 3]] * [f.scale[1] for f in networks] + [f.centre[1] for f in networks], axis=0)])
+    mean_of_medians = np.mean(
+        [np.median(said[:, [1, 3]] * [f.scale[1] for f in networks] + [f.centre[1] for f in networks], axis=0)]
+    )
     assert abs(scorer.predict([said])[0] - mean_of_medians) > 1e-3
 
 
 def test_the_manifest_says_what_chapter_a2_declared(saved: SimpleNamespace) -> None:
     manifest = read_bundle(saved.folder).manifest
     rows = saved.predictions
-    held_out = rows[(rows["split"] == "development") & (rows["target"] == "prolif11") & (rows["arm"] == "end_to_end_mean")]
+    held_out = rows[
+        (rows["split"] == "development") & (rows["target"] == "prolif11") & (rows["arm"] == "end_to_end_mean")
+    ]
     assert (manifest.arm, manifest.target, manifest.dimension) == ("end_to_end_mean", "prolif11", 4)
     assert manifest.training.cutoff == pytest.approx(held_out["y_pred"].median())
     assert manifest.training.scores == pytest.approx(np.sort(held_out["y_pred"]), abs=1e-6)
     assert (manifest.training.n_cases, manifest.training.n_slides) == (10, 10)
-    assert manifest.encoder["encoder_version"].startswith("2 x resnet18(channels=[8, 16, 16, 16], layers=[1, 1, 1, 1]), middle 24 px resized to 16")
-    assert manifest.filters.keys() == {"min_tissue_fraction", "min_sharpness", "max_pen_fraction", "max_thick_fraction", "max_grey_fraction"}
+    assert manifest.encoder["encoder_version"].startswith(
+        "2 x resnet18(channels=[8, 16, 16, 16], layers=[1, 1, 1, 1]), middle 24 px resized to 16"
+    )
+    assert manifest.filters.keys() == {
+        "min_tissue_fraction",
+        "min_sharpness",
+        "max_pen_fraction",
+        "max_thick_fraction",
+        "max_grey_fraction",
+    }
     assert manifest.provenance["chapter_keys"] == {"01": "01"}
     assert manifest.networks.tiles_per_slide == 30
 
@@ -125,7 +159,9 @@ def test_what_is_usual_is_what_networks_said_of_cases_that_they_did_not_see(save
     said = make_encoder(saved.networks, saved.spec).encode(saved.bank.drawn[int(case)])
     assert usual.loc[case, "MKI67_fold1"] == pytest.approx(said[:, 3].mean(), abs=1e-5)
     assert np.isnan(usual.loc[case, "MKI67_fold0"])
-    assert not usual.index.isin(saved.tiles.loc[saved.tiles["fold"] < 0, "case_id"]).any(), "a frozen case tells what is usual"
+    assert not usual.index.isin(saved.tiles.loc[saved.tiles["fold"] < 0, "case_id"]).any(), (
+        "a frozen case tells what is usual"
+    )
     reference = read_bundle(saved.folder).reference
     assert reference["sd"].to_numpy() == pytest.approx(usual.std().to_numpy())
 
@@ -144,7 +180,9 @@ def test_one_changed_byte_in_a_large_file_is_seen(saved: SimpleNamespace, monkey
     """`fingerprint` looks at samples of a file above 64 MiB; a seal looks at every byte."""
     monkeypatch.setattr("helpers.core.provenance.WHOLE_FILE_BYTES", 1000)
     monkeypatch.setattr("helpers.core.provenance.BLOCK_BYTES", 16)
-    write_network_bundle(saved.run, saved.bank, saved.networks, saved.predictions, saved.tiles, saved.spec, device="cpu")
+    write_network_bundle(
+        saved.run, saved.bank, saved.networks, saved.predictions, saved.tiles, saved.spec, device="cpu"
+    )
     assert len(read_bundle(saved.folder).weights) > 20
     test_a_changed_or_cut_file_of_weights_is_refused(saved)
 
@@ -164,7 +202,9 @@ def test_weights_that_do_not_fit_the_architecture_are_named(saved: SimpleNamespa
     del weights["fold1/2.bias"]
     with pytest.raises(ModelError, match=r"the weights of fold 1 do not fit resnet18: 1 tensors .* first \['2.bias'\]"):
         FoldNetworks(spec, weights, device=CPU)
-    with pytest.raises(ModelError, match=r"the weights of fold 0 do not fit resnet18: 1 tensors .*first \['2.weight'\]"):
+    with pytest.raises(
+        ModelError, match=r"the weights of fold 0 do not fit resnet18: 1 tensors .*first \['2.weight'\]"
+    ):
         FoldNetworks(spec, list_weights(saved.networks) | {"fold0/2.weight": np.zeros((1, 16), np.float32)}, device=CPU)
 
 
@@ -189,7 +229,9 @@ def test_the_identity_knows_weights_input_and_precision(saved: SimpleNamespace) 
     half = make_encoder(saved.networks, saved.spec, precision="bfloat16")
     with pytest.raises(ModelError, match="has precision 'bfloat16', the model was trained with 'float32'"):
         check_encoder(manifest, half.identity, item="it")
-    assert not np.array_equal(half.encode(saved.bank.drawn[0]), made.encode(saved.bank.drawn[0])), "precision changed nothing"
+    assert not np.array_equal(half.encode(saved.bank.drawn[0]), made.encode(saved.bank.drawn[0])), (
+        "precision changed nothing"
+    )
     larger = make_encoder(saved.networks, make_spec(targets=TARGETS, crop_px=32, input_px=16))
     with pytest.raises(ModelError, match="has encoder_version '2 x resnet18"):
         check_encoder(manifest, larger.identity, item="it")
@@ -213,5 +255,3 @@ def test_an_accelerator_says_about_the_same(saved: SimpleNamespace) -> None:
     bundle = read_bundle(saved.folder)
     fast, plain = (build_networks(bundle, device=device).encode(saved.bank.drawn[0]) for device in ("auto", "cpu"))
     assert fast == pytest.approx(plain, abs=0.05)
-
-

@@ -167,7 +167,14 @@ def test_plain_papermill_runs_a_chapter_as_the_how_to_says(book, tmp_path):
         f" | '{sys.executable}' -m papermill - '{tmp_path}/out.ipynb' -f '{tmp_path}/parameters.yaml' --cwd notebooks"
     )
     environment = os.environ | {"HISTOBOOK_ROOT": str(book.root)}
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=book.root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=book.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((book.results / "09@plain" / "run.json").read_text())["status"] == "finished"
 
@@ -180,15 +187,29 @@ def test_named_runs_do_not_reach_the_scoreboard(book):
 
 def test_networks_of_chapter_a2_score_slides_from_their_files_as_the_chapter_did(book, tmp_path):
     options = ["epochs=1", "tiles_per_epoch=32", "tiles_per_slide=null", "n_boot=100", "aggregation=median"]
-    done = book.call("run", "A2", "--profile", "ci", "--name", "tiny", *(word for option in options for word in ("-p", option)))
+    done = book.call(
+        "run", "A2", "--profile", "ci", "--name", "tiny", *(word for option in options for word in ("-p", option))
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     chapter, raw = book.results / "A2@tiny", book.root / PROFILE.data
     rows = pd.read_parquet(chapter / "predictions.parquet")
-    rows = rows[(rows["arm"] == "end_to_end_median") & (rows["split"] == "external") & (rows["target"] == "prolif11")].set_index("case_id")
+    rows = rows[
+        (rows["arm"] == "end_to_end_median") & (rows["split"] == "external") & (rows["target"] == "prolif11")
+    ].set_index("case_id")
     slides = pd.read_csv(raw / "slides.csv", dtype=str)
-    slides = slides[slides["case_id"].isin(rows.index[:3])].assign(path=lambda table: [str(raw / name) for name in table["path"]])
+    slides = slides[slides["case_id"].isin(rows.index[:3])].assign(
+        path=lambda table: [str(raw / name) for name in table["path"]]
+    )
     slides.to_csv(tmp_path / "slides.csv", index=False)
-    done = book.call("predict", "--bundle", str(chapter / "bundle"), "--slides", str(tmp_path / "slides.csv"), "--out", str(tmp_path / "out"))
+    done = book.call(
+        "predict",
+        "--bundle",
+        str(chapter / "bundle"),
+        "--slides",
+        str(tmp_path / "slides.csv"),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = pd.read_parquet(tmp_path / "out" / "predictions.parquet").set_index("case_id")
     assert len(found) == 3

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from helpers.models.fold_networks import FoldNetworks, NetworksSpec, load_networ
 from helpers.models.inputs import TILE_FILTERS
 from helpers.models.linear import LinearModel
 from helpers.models.pooling import pool_tiles
+from helpers.models.tumour import TumourFilter, TumourModel
 
 FORMAT: Final = "histobook-bundle-1"
 MANIFEST, ARRAYS = "bundle.json", "arrays.npz"
@@ -215,6 +216,15 @@ class TrainingSummary(Spec):
     typical_error: float = Field(gt=0.0, description="SD of measured minus out-of-fold predicted")
 
 
+class TumourSummary(Spec):
+    """Whether all tiles are read, or those inside drawn tumour, or those that a classifier calls tumour."""
+
+    how: Literal["none", "polygon", "model"] = Field("none", description="tumour_filter of chapter 03")
+    classes: tuple[str, ...] = Field((), description="of outlines that are tumour")
+    min_probability: float = Field(0.5, description="of the classifier")
+    n_slides: int = Field(0, ge=0, description="with outlines, that taught the classifier")
+
+
 class BundleManifest(Spec):
     """What a bundle may be applied to, and where it comes from."""
 
@@ -230,6 +240,7 @@ class BundleManifest(Spec):
     tiling: dict[str, Any] = Field(description="spec of chapter 01, without its paths")
     filters: dict[str, float] = Field(description="which tiles are read, options of select_tiles")
     networks: NetworksSpec | None = Field(None, description="how the encoder is built whose weights the bundle holds")
+    tumour: TumourSummary = TumourSummary()
     training: TrainingSummary
     provenance: dict[str, Any] = Field(description="run, commit, keys of inputs, versions")
     arrays_sha256: str = Field("", description="of arrays.npz")
@@ -254,6 +265,8 @@ class Bundle:
         SHA-256 of manifest and arrays: which model this is.
     weights : dict of str to ndarray
         Of the networks that make the features; empty where they are those of an encoder trained elsewhere.
+    tumour : TumourModel or None
+        The classifier that chooses tiles, where one does.
     """
 
     manifest: BundleManifest
@@ -261,11 +274,12 @@ class Bundle:
     reference: pd.DataFrame | None
     seal: str
     weights: Arrays = field(default_factory=dict, repr=False)
+    tumour: TumourModel | None = None
 
 
 def collect_manifest(
     run: Run, *, bag: FeatureBag, arm: str, target: str, score_method: str, filters: Mapping[str, float],
-    predictions: pd.DataFrame, n_slides: int, cutoff: float,
+    predictions: pd.DataFrame, n_slides: int, cutoff: float, tumour: TumourFilter | None = None,
 ) -> BundleManifest:  # fmt: skip
     """Put together what chapter 03 knows about its declared model.
 
@@ -284,6 +298,8 @@ def collect_manifest(
         Of those cases.
     cutoff : float
         From development cases.
+    tumour : TumourFilter, optional
+        That chose among the tiles.
 
     Returns
     -------
@@ -304,6 +320,7 @@ def collect_manifest(
         run, chapters=("01", "02"), encoder=bag.attributes, predictions=predictions, n_slides=n_slides, cutoff=cutoff,
         arm=arm, target=target, score_method=score_method, filters=dict(filters), encoder_seed=made["seed"],
         stored_as=made["stored_as"], dimension=bag.features.shape[1], feature_names=bag.columns,
+        tumour=_describe_tumour(tumour),
     )  # fmt: skip
 
 
@@ -371,6 +388,14 @@ def _build_manifest(
     )  # fmt: skip
 
 
+def _describe_tumour(keep: TumourFilter | None) -> TumourSummary:
+    if keep is None:
+        return TumourSummary()
+    how: Literal["polygon", "model"] = "polygon" if keep.model is None else "model"
+    taught_by = keep.model.n_slides if keep.model is not None else 0
+    return TumourSummary(how=how, classes=tuple(keep.classes), min_probability=keep.min_probability, n_slides=taught_by)
+
+
 def _read_record(run: Run, number: str) -> dict[str, Any]:
     folder = chapter_folder(run.profile_dir, number)
     record = read_run(folder) if folder else None
@@ -382,7 +407,7 @@ def _read_record(run: Run, number: str) -> dict[str, Any]:
 
 def write_bundle(
     folder: str | Path, scorer: Scorer, manifest: BundleManifest, *, reference: pd.DataFrame | None = None,
-    weights: Arrays | None = None,
+    weights: Arrays | None = None, tumour: TumourModel | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write a bundle: the same model gives the same bytes.
 
@@ -395,6 +420,8 @@ def write_bundle(
         Pooled features of the training cases; their mean and SD are kept, to say which new case is unlike them.
     weights : dict of str to ndarray, optional
         Of the networks that the manifest describes.
+    tumour : TumourModel, optional
+        The classifier that chose among the tiles.
 
     Returns
     -------
@@ -407,6 +434,8 @@ def write_bundle(
     if reference is not None:
         arrays |= {"reference/mean": reference.mean().to_numpy(float), "reference/sd": reference.std().to_numpy(float)}
     arrays |= {f"weights/{name}": value for name, value in (weights or {}).items()}
+    if tumour is not None:
+        arrays |= {f"tumour/{name}": np.asarray(value) for name, value in vars(tumour).items()}
     with paths.atomic_write(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     with (folder / ARRAYS).open("rb") as file:
@@ -459,7 +488,10 @@ def read_bundle(folder: str | Path) -> Bundle:
     arrays = _read_arrays(stored)
     reference = pd.DataFrame(_unnest("reference", arrays)) if "reference/mean" in arrays else None
     scorer = load_fitted(_unnest("model", arrays))
-    return Bundle(manifest=manifest, scorer=scorer, reference=reference, seal=seal, weights=_unnest("weights", arrays))
+    return Bundle(
+        manifest=manifest, scorer=scorer, reference=reference, seal=seal, weights=_unnest("weights", arrays),
+        tumour=_load_tumour(arrays),
+    )  # fmt: skip
 
 
 def build_networks(bundle: Bundle, *, device: str = "auto") -> FoldNetworks:
@@ -490,6 +522,14 @@ def build_networks(bundle: Bundle, *, device: str = "auto") -> FoldNetworks:
     )
     check_encoder(bundle.manifest, built.identity, item="the ensemble of the bundle, built on this machine,")
     return built
+
+
+def _load_tumour(arrays: Arrays) -> TumourModel | None:
+    stored = _unnest("tumour", arrays)
+    if not stored:
+        return None
+    intercept, n_slides = float(stored.pop("intercept")), int(stored.pop("n_slides"))
+    return TumourModel(**stored, intercept=intercept, n_slides=n_slides)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
