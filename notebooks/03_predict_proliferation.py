@@ -574,18 +574,17 @@ pd.Series(thresholds, name="cut-off").round(3).to_frame()
 #
 # The declared model goes into a bundle: the models of all folds of the first partition, the encoder and tiles they need (with the classifier of tumour, where one chooses them), and the cut-off, locked.
 # `histobook predict` applies it to slides that no fit ever saw, and refuses those it was not made for.
-# Only features that one encoder of chapter 02 made say how they were made, so only they can be repeated on new slides.
+# Only features that chapter 02 made say how they were made, so only they can be repeated on new slides.
 
 # %%
-from helpers.features.store import read_features
 from helpers.models.bundle import FoldAverage, collect_manifest, write_bundle
 
 oof_rows = declared[(declared["target"] == spec.primary_target) & (declared["split"] == "development")]
 column = measured.columns.get_loc(spec.primary_target)
-repeatable = origin == "chapter 02" and "+" not in spec.encoder
+repeatable = origin == "chapter 02"
 if repeatable:
     manifest = collect_manifest(
-        run, bag=read_features(present["features_file"][0]), arm=spec.arm, target=spec.primary_target,
+        run, bag=read_slide(present["features_file"][0], present["slide_id"][0]), arm=spec.arm, target=spec.primary_target,
         score_method=spec.score_method, filters=filters, predictions=oof_rows,
         n_slides=int(present["case_id"].isin(oof_rows["case_id"]).sum()), cutoff=thresholds[spec.primary_target], tumour=keep,
     )
@@ -594,7 +593,7 @@ if repeatable:
     run.add_outputs(write_bundle(run.dir / "bundle", scorer, manifest, reference=reference, tumour=keep and keep.model))
     print(f"bundle of {len(scorer.members)} folds, cut-off {manifest.training.cutoff:.3f}, in {paths.shorten(run.dir / 'bundle')}")
 else:
-    run.lose("bundle", f"features come from {origin}, encoder {spec.encoder}: not to be repeated", kind="arm")
+    run.lose("bundle", f"features come from {origin}: not to be repeated", kind="arm")
 
 # %% tags=["checks"]
 if repeatable:

@@ -12,17 +12,16 @@ import pandas as pd
 import pytest
 
 from helpers.book import cli
-from helpers.book.predict import make_bundle_encoder, predict_slides, read_new_slides
+from helpers.book.predict import make_bundle_encoders, predict_slides, read_new_slides
 from helpers.core import paths
 from helpers.core.errors import ModelError, RunError
 from helpers.core.specs import EndToEndSpec, FeatureSpec, PhantomSpec, TilingSpec
 from helpers.features.encoders import make_encoder
 from helpers.features.extract import extract_cohort
-from helpers.features.store import read_features
+from helpers.features.store import IDENTITY, read_features
 from helpers.models.arms import find_arm
 from helpers.models.bags import read_bags
 from helpers.models.bundle import (
-    IDENTITY,
     FoldAverage,
     RidgeFit,
     TumourSummary,
@@ -32,7 +31,7 @@ from helpers.models.bundle import (
 )
 from helpers.models.cnn import FittedNetwork, build_regressor
 from helpers.models.end_to_end import aggregate_scores, predict_study, score_tiles, write_network_bundle
-from helpers.models.inputs import TILE_FILTERS, find_feature_files, make_reader, select_tiles
+from helpers.models.inputs import TILE_FILTERS, find_feature_files, make_reader, read_slide, select_tiles
 from helpers.models.linear import fit_ridge
 from helpers.models.pooling import pool_cases
 from helpers.models.tilebank import TileBank, make_pools
@@ -254,18 +253,52 @@ def test_a_model_of_outlined_tumour_asks_for_outlines(cohort: SimpleNamespace, t
     assert "passes the model's filters and lies inside outlined tumour. Outline its tumour" in reasons[second]
 
 
+def test_features_of_two_encoders_side_by_side_are_made_again_for_new_slides(
+    cohort: SimpleNamespace, tmp_path: Path
+) -> None:
+    joined = "stain_texture+mean_colour"
+    known = pd.DataFrame({"slide_id": [file.stem for file in sorted((cohort.features / "mean_colour").glob("*.h5"))]})
+    files = find_feature_files(known.assign(case_id=known["slide_id"].str[:7]), encoder_dir=cohort.features / joined)
+    pooled = pool_cases(files, make_reader(files, **FILTERS))
+    rng = np.random.default_rng(2)
+    model = fit_ridge(pooled.to_numpy(), rng.normal(size=(len(pooled), 1)), alphas=np.array([10.0]))
+    table = pd.DataFrame({"case_id": pooled.index, "y_true": rng.normal(size=len(pooled))})
+    table["y_pred"] = model.predict(pooled.to_numpy())[:, 0]
+    run = SimpleNamespace(profile_dir=cohort.root / "results" / "toy", id="03-toy", commit="abc", key="k")
+    manifest = collect_manifest(
+        run, bag=read_slide(files["features_file"][0], "first"), arm="ridge", target="prolif11",
+        score_method="mean_log2", filters=FILTERS, predictions=table, n_slides=len(known), cutoff=0.0,
+    )  # fmt: skip
+    assert manifest.encoder["encoder"] == joined
+    write_bundle(tmp_path / "bundle", FoldAverage([RidgeFit(model)]), manifest, reference=pooled)
+    slides = write_slides(tmp_path, cohort.new.head(2))
+    done = predict_slides(tmp_path / "bundle", slides, tmp_path / "made", device="cpu").predictions.set_index("case_id")
+    expected = pd.Series(model.predict(pooled.to_numpy())[:, 0], index=pooled.index)
+    assert done["y_pred"].to_dict() == pytest.approx(expected.loc[done.index].to_dict())
+    stored = predict_slides(tmp_path / "bundle", slides, tmp_path / "stored", features_dir=cohort.features)
+    assert stored.predictions["y_pred"].tolist() == pytest.approx(done["y_pred"].tolist())
+    page = (tmp_path / "made" / "reports" / f"{done.index[0]}.html").read_text()
+    assert joined in page
+    other = manifest.model_copy(update={"encoder": manifest.encoder | {"encoder_version": "9+1"}})
+    write_bundle(tmp_path / "other", FoldAverage([RidgeFit(model)]), other)
+    with pytest.raises(ModelError, match=f"encoder '{re.escape(joined)}' of this machine has encoder_version"):
+        predict_slides(tmp_path / "other", slides, tmp_path / "c", device="cpu")
+    with pytest.raises(ModelError, match="are those of 'stain_texture\\+mean_colour', formulae. Leave them out"):
+        predict_slides(tmp_path / "bundle", slides, tmp_path / "d", device="cpu", weights=tmp_path / "w.safetensors")
+
+
 def test_a_network_is_made_as_it_was_in_training_seed_and_precision_included(cohort: SimpleNamespace) -> None:
     bundle = read_bundle(cohort.bundle)
     trained = make_encoder("random_resnet18", seed=7, device="cpu", precision="bfloat16").identity
     changes = {"encoder": {name: str(trained[name]) for name in IDENTITY}, "encoder_seed": 7}
     same = replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
-    assert make_bundle_encoder(same, device="cpu", weights=None).identity == trained
+    assert [made.identity for made in make_bundle_encoders(same, device="cpu", weights=None)] == [trained]
     other = replace(bundle, manifest=bundle.manifest.model_copy(update=changes | {"encoder_seed": 8}))
     with pytest.raises(
         ModelError,
         match="has weights_sha256 'random weights, seed 8', the model was trained with 'random weights, seed 7'",
     ):
-        make_bundle_encoder(other, device="cpu", weights=None)
+        make_bundle_encoders(other, device="cpu", weights=None)
 
 
 @pytest.mark.parametrize("name", ["mean_mil", "attention_mil"])

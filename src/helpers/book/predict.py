@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from helpers.features.encoders import Encoder
 from helpers.features.extract import extract_slide, make_encoders
 from helpers.features.networks import TimmNetwork
 from helpers.features.pipeline import share_cores
-from helpers.features.store import FeatureBag, read_features
+from helpers.features.store import FeatureBag, join_identities
 from helpers.models.bundle import (
     Bundle,
     build_networks,
@@ -35,7 +35,7 @@ from helpers.models.bundle import (
     read_bundle,
 )
 from helpers.models.fold_networks import FoldNetworks
-from helpers.models.inputs import select_tiles
+from helpers.models.inputs import read_slide, select_tiles
 from helpers.models.tumour import TumourFilter, find_outlines
 from helpers.slides.reader import open_slide
 from helpers.slides.tilefile import TileTable, read_tiles
@@ -114,7 +114,8 @@ def predict_slides(
     weights : str or Path, optional
         File of the encoder's weights, where it is not found by itself.
     features_dir : str or Path, optional
-        Folder of `<slide_id>.h5` that chapter 02 wrote; without it features are extracted here.
+        Folder of `<slide_id>.h5` that chapter 02 wrote (of several encoders: of a folder of these for each); without it
+        features are extracted here.
     outlines_dir : str or Path, optional
         Folder of `<slide_id>.geojson` that outline tumour, for a model that reads tiles inside outlines alone.
 
@@ -132,11 +133,11 @@ def predict_slides(
     bundle, folder = read_bundle(bundle_folder), paths.resolve(out)
     folder.mkdir(parents=True, exist_ok=True)
     table = read_new_slides(slides)
-    encoder = None if features_dir is not None else make_bundle_encoder(bundle, device=device, weights=weights)
+    encoders = [] if features_dir is not None else make_bundle_encoders(bundle, device=device, weights=weights)
     keep = make_bundle_filter(bundle, table["slide_id"].tolist(), outlines_dir=outlines_dir)
     scored: dict[str, SlideResult] = {}
-    work = make_work(bundle, table, folder, encoder=encoder, features_dir=features_dir, keep=keep, scored=scored)
-    computes = isinstance(encoder, TimmNetwork | FoldNetworks)
+    work = make_work(bundle, table, folder, encoders=encoders, features_dir=features_dir, keep=keep, scored=scored)
+    computes = any(isinstance(encoder, TimmNetwork | FoldNetworks) for encoder in encoders)
     with use_one_thread_each(workers), share_cores(workers if computes else None) as share:
 
         def attempt(slide_id: str) -> tuple[str, str]:
@@ -175,8 +176,8 @@ def read_new_slides(path: str | Path) -> pd.DataFrame:
     return table.assign(path=[str(path.parent / name) for name in table["path"]])  # an absolute name stays as it is
 
 
-def make_bundle_encoder(bundle: Bundle, *, device: str, weights: str | Path | None) -> Encoder:
-    """Make the encoder of a bundle, and refuse another one of the same name; its own networks are built as they were.
+def make_bundle_encoders(bundle: Bundle, *, device: str, weights: str | Path | None) -> list[Encoder]:
+    """Make the encoders of a bundle, and refuse others of the same names; its own networks are built as they were.
 
     Parameters
     ----------
@@ -186,25 +187,29 @@ def make_bundle_encoder(bundle: Bundle, *, device: str, weights: str | Path | No
 
     Returns
     -------
-    Encoder
+    list of Encoder
+        One, but where the model reads the features of several side by side.
 
     Raises
     ------
     FeatureError
-        When it is unknown, or its weights are missing.
+        When one is unknown, or its weights are missing.
     ModelError
         When version, weights or precision are not those of training.
     """
-    networks, stated = bundle.manifest.networks, bundle.manifest.encoder
-    if weights is not None and (networks is not None or not stated["weights_sha256"]):
-        what = "networks of its own" if networks is not None else f"'{stated['encoder']}', a formula"
-        msg = f"ModelError: weights are given, but the model's features are those of {what}. Leave them out."
-        raise ModelError(msg)
-    if networks is not None:
-        return build_networks(bundle, device=device)
-    encoder = make_encoders(make_feature_spec(bundle, weights), device=device)[0]
-    check_encoder(bundle.manifest, encoder.identity, item=f"encoder '{encoder.name}' of this machine")
-    return encoder
+    if bundle.manifest.networks is not None:
+        if weights is not None:
+            _refuse_weights("networks of its own")
+        return [build_networks(bundle, device=device)]
+    encoders = make_encoders(make_feature_spec(bundle, weights), device=device)
+    identity = join_identities([encoder.identity for encoder in encoders])
+    check_encoder(bundle.manifest, identity, item=f"encoder '{identity['encoder']}' of this machine")
+    return encoders
+
+
+def _refuse_weights(what: str) -> NoReturn:
+    msg = f"ModelError: weights are given, but the model's features are those of {what}. Leave them out."
+    raise ModelError(msg)
 
 
 def make_feature_spec(bundle: Bundle, weights: str | Path | None = None) -> FeatureSpec:
@@ -214,17 +219,28 @@ def make_feature_spec(bundle: Bundle, weights: str | Path | None = None) -> Feat
     ----------
     bundle : Bundle
     weights : str or Path, optional
+        Of the encoder that has any.
 
     Returns
     -------
     FeatureSpec
+
+    Raises
+    ------
+    ModelError
+        When weights are given and no encoder has any, or more than one.
     """
-    manifest = bundle.manifest
-    name, precision = manifest.encoder["encoder"], manifest.encoder["precision"]
+    manifest, names = bundle.manifest, bundle.manifest.encoder_names
+    hashes, precisions = (manifest.encoder[name].split("+") for name in ("weights_sha256", "precision"))
+    weighted = [name for name, sha in zip(names, hashes, strict=True) if sha]
+    if weights is not None and len(weighted) != 1:
+        formula = "a formula" if len(names) == 1 else "formulae"
+        _refuse_weights(f"'{'+'.join(names)}', {'more than one network' if weighted else formula}")
+    precision = precisions[names.index(weighted[0])] if weighted else precisions[0]
     return FeatureSpec.from_values({
-        "encoders": [name], "weights": {} if weights is None else {name: str(weights)}, "seed": manifest.encoder_seed,
-        "precision": precision.removesuffix(", compiled"), "compile_networks": precision.endswith(", compiled"),
-        "stored_as": manifest.stored_as,
+        "encoders": names, "weights": {} if weights is None else {weighted[0]: str(weights)},
+        "seed": manifest.encoder_seed, "precision": precision.removesuffix(", compiled"),
+        "compile_networks": precision.endswith(", compiled"), "stored_as": manifest.stored_as,
     })  # fmt: skip
 
 
@@ -270,7 +286,7 @@ def make_bundle_filter(
 
 
 def make_work(
-    bundle: Bundle, slides: pd.DataFrame, folder: Path, *, encoder: Encoder | None, features_dir: str | Path | None,
+    bundle: Bundle, slides: pd.DataFrame, folder: Path, *, encoders: Sequence[Encoder], features_dir: str | Path | None,
     keep: TumourFilter | None, scored: dict[str, SlideResult],
 ) -> Callable[[str], tuple[str, str]]:  # fmt: skip
     """Return the function that scores one slide.
@@ -281,7 +297,7 @@ def make_work(
     slides : DataFrame
         From `read_new_slides`.
     folder : Path
-    encoder : Encoder or None
+    encoders : sequence of Encoder
         None where features are read from `features_dir`.
     features_dir : str or Path, optional
     keep : TumourFilter, optional
@@ -294,6 +310,12 @@ def make_work(
         Slide id to status and key; raises what is wrong with the slide.
     """
     rows, spec = slides.set_index("slide_id"), make_feature_spec(bundle)
+    names = bundle.manifest.encoder_names
+    if encoders:
+        places = [folder / "features" / encoder.name for encoder in encoders]
+    else:
+        stored = paths.resolve(str(features_dir))
+        places = [stored] if len(names) == 1 else [stored / name for name in names]
 
     def work(slide_id: str) -> tuple[str, str]:
         path = Path(rows.at[slide_id, "path"])
@@ -302,12 +324,10 @@ def make_work(
         refuse_coarse(path, slide_id, mpp=mpp, wanted=bundle.manifest.tiling_spec.mpp)
         _, key, _ = tile_slide(slide_id, path, bundle.manifest.tiling_spec, folder=folder, mpp=mpp)
         tiles = folder / "tiles" / f"{slide_id}.h5"
-        if encoder is None:
-            file = paths.resolve(str(features_dir)) / f"{slide_id}.h5"
-        else:
-            _, key, _ = extract_slide(path, tiles, [encoder], spec, folder=folder)
-            file = folder / "features" / encoder.name / f"{slide_id}.h5"
-        bag = read_features(file)
+        if encoders:
+            _, key, _ = extract_slide(path, tiles, encoders, spec, folder=folder)
+        files = [place / f"{slide_id}.h5" for place in places]
+        bag = read_slide(files[0] if len(files) == 1 else files, slide_id)
         check_features(bundle.manifest, bag, item=f"slide '{slide_id}'")
         table = read_tiles(tiles)
         if bag.attributes.get("slide_fingerprint") != table.attributes["slide_fingerprint"]:

@@ -5,11 +5,11 @@ A dialect is recognised by its keys, never by its folder: `feats` is STAMP (coor
 CLAM says how large a tile is in another file, `patches/<id>.h5`, which is read along where it lies beside the features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import h5py
 import numpy as np
@@ -24,6 +24,8 @@ Dialect = Literal["histobook", "trident", "clam", "stamp", "tensor"]
 KNOWN = "'features' (TRIDENT, CLAM, histobook) or 'feats' (STAMP)"
 STAMP_1_TILE = (224, 256.0)
 """Tiles of STAMP 1, which states no unit: coordinates in px of tiles of 224 px that are 256 um wide."""
+IDENTITY: Final = ("encoder", "encoder_version", "weights_sha256", "precision")
+"""What decides an encoder's numbers, by the names that a feature file uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,26 @@ class FeatureBag:
     dialect: Dialect
     coords_um: NDArray[np.float64] | None = None
     columns: tuple[str, ...] = field(default=())
+
+
+def join_identities(stated: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name encoders whose features stand side by side: each fact of one after the other, with a plus between.
+
+    Parameters
+    ----------
+    stated : sequence of mapping
+        Identities of encoders, or attributes of feature files.
+
+    Returns
+    -------
+    dict of str to str
+        `IDENTITY`, without a fact that one of them does not state.
+    """
+    return {
+        name: "+".join(str(facts[name]) for facts in stated)
+        for name in IDENTITY
+        if all(facts.get(name) is not None for facts in stated)
+    }
 
 
 def write_features(

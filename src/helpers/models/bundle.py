@@ -22,7 +22,7 @@ from helpers.core import paths
 from helpers.core.errors import ModelError, SpecError
 from helpers.core.provenance import Run, chapter_folder, compute_key, list_versions, read_run
 from helpers.core.specs import EndToEndSpec, Spec, TilingSpec
-from helpers.features.store import FeatureBag
+from helpers.features.store import IDENTITY, FeatureBag
 from helpers.models.fold_networks import FoldNetworks, NetworksSpec, load_network_scorer
 from helpers.models.inputs import TILE_FILTERS
 from helpers.models.linear import LinearModel
@@ -31,8 +31,6 @@ from helpers.models.tumour import TumourFilter, TumourModel
 
 FORMAT: Final = "histobook-bundle-1"
 MANIFEST, ARRAYS = "bundle.json", "arrays.npz"
-IDENTITY: Final = ("encoder", "encoder_version", "weights_sha256", "precision")
-"""What decides an encoder's numbers, by the names that a feature file uses."""
 MAX_MPP_ERROR: Final = 0.02
 FAR_SD: Final = 4.0
 """SD of the training cases beyond which a feature of a new case counts as unlike training."""
@@ -232,7 +230,9 @@ class BundleManifest(Spec):
     arm: str = Field(description="name of the model")
     target: str = Field(description="score that is predicted")
     score_method: str = Field(description="how the measured score was made of genes")
-    encoder: dict[str, str] = Field(description="identity of the encoder, by the names of a feature file")
+    encoder: dict[str, str] = Field(
+        description="identity of the encoder, by the names of a feature file; of several side by side, 'a+b'"
+    )
     encoder_seed: int = Field(0, description="of a random control's weights")
     stored_as: str = Field("float32", description="precision of the features")
     dimension: int = Field(ge=1, description="features per tile")
@@ -244,6 +244,11 @@ class BundleManifest(Spec):
     training: TrainingSummary
     provenance: dict[str, Any] = Field(description="run, commit, keys of inputs, versions")
     arrays_sha256: str = Field("", description="of arrays.npz")
+
+    @property
+    def encoder_names(self) -> list[str]:
+        """The encoders whose features stand side by side; one, as a rule."""
+        return self.encoder["encoder"].split("+")
 
     @property
     def tiling_spec(self) -> TilingSpec:

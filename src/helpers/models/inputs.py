@@ -11,7 +11,7 @@ import pandas as pd
 from helpers.cohort.genes import ScoreMethod, read_signature, score_signature
 from helpers.core import paths
 from helpers.core.errors import FeatureError
-from helpers.features.store import FeatureBag, read_features
+from helpers.features.store import FeatureBag, join_identities, read_features
 from helpers.models.linear import Measure
 from helpers.models.pooling import ReadTiles
 
@@ -194,12 +194,12 @@ def read_slide(files: Path | Sequence[Path], slide_id: str) -> FeatureBag:
     Returns
     -------
     FeatureBag
-        Of the first file, with all features side by side.
+        Of the first file, with all features (and identities of encoders) side by side.
 
     Raises
     ------
     FeatureError
-        When the encoders saw different tiles.
+        When the encoders saw different tiles, or files of different content.
     """
     if isinstance(files, Path):
         return read_features(files)
@@ -208,13 +208,18 @@ def read_slide(files: Path | Sequence[Path], slide_id: str) -> FeatureBag:
         same = len(bag.features) == len(bags[0].features)
         if same and bag.coords_l0 is not None and bags[0].coords_l0 is not None:
             same = np.array_equal(bag.coords_l0, bags[0].coords_l0)
+        same = same and bag.attributes.get("slide_fingerprint") == bags[0].attributes.get("slide_fingerprint")
         if not same:
             msg = (
                 f"FeatureError: slide '{slide_id}' has {len(bags[0].features)} tiles in '{files[0].parent.name}' and "
-                f"{len(bag.features)} in '{path.parent.name}', or in other places. Extract both from the same tiles."
+                f"{len(bag.features)} in '{path.parent.name}', in other places or of another file. "
+                "Extract both from the same tiles."
             )
             raise FeatureError(msg)
-    return replace(bags[0], features=np.concatenate([bag.features for bag in bags], axis=1))
+    columns = tuple(name for bag in bags for name in bag.columns) if all(bag.columns for bag in bags) else ()
+    stated = bags[0].attributes | join_identities([bag.attributes for bag in bags])
+    features = np.concatenate([bag.features for bag in bags], axis=1)
+    return replace(bags[0], features=features, attributes=stated, columns=columns)
 
 
 @dataclass(frozen=True)
