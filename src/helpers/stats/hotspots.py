@@ -36,14 +36,45 @@ def compute_auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     float
         NaN where one of the two is absent.
     """
+    return float(compute_auroc_columns(positive, scores[:, None])[0])
+
+
+def compute_auroc_columns(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Chance that a positive scores above a negative, for many scores of the same tiles; ties count half.
+
+    Parameters
+    ----------
+    positive : ndarray, (n,), bool
+    scores : ndarray, (n, k)
+
+    Returns
+    -------
+    ndarray, (k,)
+        NaN where positives or negatives are absent.
+    """
     from scipy.stats import rankdata
 
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:
-        return float("nan")
-    ranks = rankdata(scores)[positive].sum()
-    return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+        return np.full(scores.shape[1], np.nan)
+    ranks = rankdata(scores, axis=0)[positive].sum(axis=0)
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def find_hot(truth: np.ndarray, *, hot_share: float) -> np.ndarray:
+    """Say which tiles have the highest planted values.
+
+    Parameters
+    ----------
+    truth : ndarray, (n_tiles,)
+    hot_share : float
+
+    Returns
+    -------
+    ndarray, (n_tiles,), bool
+    """
+    return np.asarray(truth > np.quantile(truth, 1 - hot_share), bool)
 
 
 def judge_map(
@@ -81,7 +112,7 @@ def judge_map(
     found = dict.fromkeys((*QUANTITIES, "distance_any"), float("nan")) | {"n_tiles": float(len(scores))}
     if len(scores) < MIN_TILES:
         return found
-    hot = truth > np.quantile(truth, 1 - hot_share)
+    hot = find_hot(truth, hot_share=hot_share)
     found["auroc"] = compute_auroc(hot, scores)
     n_top = max(1, round(TOP_SHARE * len(scores)))
     highest = np.argsort(-scores, kind="stable")
