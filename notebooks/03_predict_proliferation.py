@@ -317,7 +317,7 @@ run.save_figure(fig, "folds_and_partitions", table=foldwise)
 # ## Would another model do better
 #
 # All arms read the same tiles; they differ in what they make of a bag. The plain ridge sees the mean of every feature, *moments* also spread and quantiles, *Fourier* the mean of random cosines of the tiles (a kernel between distributions of tiles, still additive), *kernel* the likeness of case means.
-# PLS keeps few directions; MIL arms (`attention_mil`, opt-in) start from the ridge and learn what it misses.
+# PLS keeps few directions; MIL arms (`attention_mil`, opt-in) start from the ridge and learn what it misses, each target by nets of its own.
 # The ensembles average z-scored arms: all of them, or those that the *inner* folds choose.
 #
 # Every grid stood in `helpers.models.arms` before a real cohort was looked at, and the test fold chooses nothing: not an arm, not a penalty, not an epoch.
@@ -387,7 +387,8 @@ else:
 # %%
 from helpers.models.controls import compute_study_nulls, summarise_nulls
 
-first = ArmFolds(study, spec.arm)
+first = ArmFolds(study, spec.arm, workers=workers)
+print(first.describe_cost(labels, n_refits=spec.n_permutations * len(spec.targets)))
 split_of = declared.drop_duplicates("case_id").set_index("case_id")["split"]
 null_values = {}
 for target in spec.targets:
@@ -504,7 +505,7 @@ methods.pivot_table(index=["split", "target"], columns="quantity", values="value
 # ## Where the score comes from
 #
 # A linear score of a mean is the mean of linear scores, so each tile has a score, and the mean of the map *is* the prediction of a case with one slide.
-# Arms on quantiles or kernels of means score no tile; the map is then the plain ridge's.
+# Arms on quantiles or kernels of means score no tile, and attention weighs tiles unequally; the map is then the plain ridge's.
 # That is arithmetic, not localisation: the model was only ever asked about whole tumours, single tiles lie far outside what it was fitted on, and their scores spread accordingly.
 # Chapter 08 asks which maps deserve trust.
 
@@ -571,7 +572,7 @@ pd.Series(thresholds, name="cut-off").round(3).to_frame()
 # %% [markdown]
 # ## Save the model
 #
-# The declared model goes into a bundle: the models of all folds of the first partition, the encoder and tiles they need, and the cut-off, locked.
+# The declared model goes into a bundle: the models of all folds of the first partition, the encoder and tiles they need (with the classifier of tumour, where one chooses them), and the cut-off, locked.
 # `histobook predict` applies it to slides that no fit ever saw, and refuses those it was not made for.
 # Only features that one encoder of chapter 02 made say how they were made, so only they can be repeated on new slides.
 
@@ -581,18 +582,19 @@ from helpers.models.bundle import FoldAverage, collect_manifest, write_bundle
 
 oof_rows = declared[(declared["target"] == spec.primary_target) & (declared["split"] == "development")]
 column = measured.columns.get_loc(spec.primary_target)
-repeatable = origin == "chapter 02" and "+" not in spec.encoder and spec.tumour_filter == "none"
+repeatable = origin == "chapter 02" and "+" not in spec.encoder
 if repeatable:
     manifest = collect_manifest(
         run, bag=read_features(present["features_file"][0]), arm=spec.arm, target=spec.primary_target,
         score_method=spec.score_method, filters=filters, predictions=oof_rows,
-        n_slides=int(present["case_id"].isin(oof_rows["case_id"]).sum()), cutoff=thresholds[spec.primary_target],
+        n_slides=int(present["case_id"].isin(oof_rows["case_id"]).sum()), cutoff=thresholds[spec.primary_target], tumour=keep,
     )
     scorer = FoldAverage(fits[0][spec.arm], column)
-    run.add_outputs(write_bundle(run.dir / "bundle", scorer, manifest, reference=features.loc[oof_rows["case_id"]]))
+    reference = features.loc[oof_rows["case_id"]]
+    run.add_outputs(write_bundle(run.dir / "bundle", scorer, manifest, reference=reference, tumour=keep and keep.model))
     print(f"bundle of {len(scorer.members)} folds, cut-off {manifest.training.cutoff:.3f}, in {paths.shorten(run.dir / 'bundle')}")
 else:
-    run.lose("bundle", f"features come from {origin}, encoder {spec.encoder}, tumour filter {spec.tumour_filter}: not to be repeated", kind="arm")
+    run.lose("bundle", f"features come from {origin}, encoder {spec.encoder}: not to be repeated", kind="arm")
 
 # %% tags=["checks"]
 if repeatable:
@@ -634,7 +636,7 @@ if spec.score_method == "mean_log2":
 run.finish()
 
 # %% [markdown]
-# **What we found.** How well a model with a linear head reads proliferation from the slide, on sites that it never saw, and how much of that a label would have told us.
+# **What we found.** How well a model reads proliferation from the slide, on sites that it never saw, and how much of that a label would have told us.
 # On the phantom the answer stands beside the ceiling that the assay's noise allows; on a real cohort beside a baseline on the same files and the published numbers of another cohort.
 #
 # **What would change it.** Another encoder, another aggregation, another arm, another tile or tumour filter: all are parameters.

@@ -50,7 +50,9 @@ def shared_data() -> Path:
     """The folder of real data; the test skips where it is absent."""
     folder = find_shared()
     if not folder.is_dir():
-        pytest.skip(f"real data absent: no folder ../shared/data beside the repository, and {SHARED_VARIABLE} is not set")
+        pytest.skip(
+            f"real data absent: no folder ../shared/data beside the repository, and {SHARED_VARIABLE} is not set"
+        )
     return folder
 
 

@@ -28,7 +28,10 @@ def test_rows_and_machine_are_written_and_a_partial_run_keeps_the_others(tmp_pat
 
 
 def test_an_unknown_benchmark_is_named():
-    with pytest.raises(RunError, match="no benchmark fast; there are startup, slides, gigapixel, features, peers, survival, arms, expression, fusion"):
+    with pytest.raises(
+        RunError,
+        match="no benchmark fast; there are startup, slides, gigapixel, features, peers, survival, arms, expression, fusion",
+    ):
         bench.run_benchmarks(only=["fast"])
 
 
@@ -101,7 +104,9 @@ def test_decoding_on_a_card_is_measured_against_the_host_or_refused(tiled, tmp_p
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
     monkeypatch.setattr("helpers.core.device.pick_device", lambda name: cpu)
     monkeypatch.setattr("helpers.features.extract.list_accelerators", lambda device: [cpu])
-    monkeypatch.setattr("helpers.features.extract.pick_decoding_device", lambda way, device="auto": cpu if way == "cuda" else None)
+    monkeypatch.setattr(
+        "helpers.features.extract.pick_decoding_device", lambda way, device="auto": cpu if way == "cuda" else None
+    )
     (row,) = bench_features.measure_decoding(tiled, tmp_path)
     assert row["id"] == "features/decode_cuda"
     assert row["compared_with"].endswith("both on a card")

@@ -16,7 +16,19 @@ def call(*arguments, cwd=None):
 
 def test_help_lists_every_command():
     said = call("--help").stdout
-    for name in ("run", "book", "phantom", "fetch", "doctor", "convert", "scoreboard", "validate", "site", "bench", "encoders"):
+    for name in (
+        "run",
+        "book",
+        "phantom",
+        "fetch",
+        "doctor",
+        "convert",
+        "scoreboard",
+        "validate",
+        "site",
+        "bench",
+        "encoders",
+    ):
         assert f" {name} " in said
 
 

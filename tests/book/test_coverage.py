@@ -28,12 +28,27 @@ def test_intervals_cover_and_the_logrank_test_keeps_its_level(measured: pd.DataF
 
 
 def test_a_wrong_truth_is_not_covered(measured: pd.DataFrame) -> None:
-    shifted = (np.abs(measured["log_hr"] - (measured["truth"] + 0.6)) <= np.abs(measured["log_hr"] - measured["truth"])).mean()
+    shifted = (
+        np.abs(measured["log_hr"] - (measured["truth"] + 0.6)) <= np.abs(measured["log_hr"] - measured["truth"])
+    ).mean()
     assert shifted < 0.2, "estimates lie nearer to the planted value than to one 0.6 away"
 
 
 def test_shares_of_four_cohorts_by_hand() -> None:
-    rows = pd.DataFrame({"n_cases": 100, "cohort": range(4), "endpoint": "rfs", "scale": "high_vs_low", "n_events": [30, 32, 34, 36], "log_hr": [0.1, 0.2, 0.3, 0.4], "truth": 0.2, "wald": [1, 1, 1, 0.0], "profile": 1.0, "rejected": [0, 0, 0, 1.0]})
+    rows = pd.DataFrame(
+        {
+            "n_cases": 100,
+            "cohort": range(4),
+            "endpoint": "rfs",
+            "scale": "high_vs_low",
+            "n_events": [30, 32, 34, 36],
+            "log_hr": [0.1, 0.2, 0.3, 0.4],
+            "truth": 0.2,
+            "wald": [1, 1, 1, 0.0],
+            "profile": 1.0,
+            "rejected": [0, 0, 0, 1.0],
+        }
+    )
     table = summarize_coverage(rows).set_index("quantity")
     assert table.loc["Wald interval covers", "share"] == 0.75
     assert table.loc["log-rank rejects a null", "share"] == 0.25

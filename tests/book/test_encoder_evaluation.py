@@ -23,9 +23,14 @@ def cohort_run(tmp_path):
     truth.expression.to_parquet(folder / "cohort" / "expression.parquet")
     slides = truth.slides.assign(path=str(tmp_path / "raw" / "slides" / "x.svs"))
     slides.to_parquet(folder / "cohort" / "slides.parquet")
-    splits = plan_splits(truth.cases, n_folds=3, repeats=2, seed=1, site_column="site", external_sites=("X",), val_fraction=0.15)
+    splits = plan_splits(
+        truth.cases, n_folds=3, repeats=2, seed=1, site_column="site", external_sites=("X",), val_fraction=0.15
+    )
     splits.to_csv(folder / "splits.csv", index=False)
-    write_json({"ceiling": {name: {"spearman": 0.9} for name in ("prolif11", "MKI67")}}, tmp_path / "raw" / "truth" / "estimands.json")
+    write_json(
+        {"ceiling": {name: {"spearman": 0.9} for name in ("prolif11", "MKI67")}},
+        tmp_path / "raw" / "truth" / "estimands.json",
+    )
     return folder, truth.cases_truth.set_index("case_id")["latent"]
 
 

@@ -41,7 +41,9 @@ def test_the_lock_pins_exactly_what_pyproject_asks_for(repository, requirements)
     _, pins, direct = read_lock(repository)
     assert direct == set(requirements), "requirements.lock is out of step with pyproject.toml; run: make lock"
     for name, requirement in requirements.items():
-        assert requirement.specifier.contains(pins[name], prereleases=True), f"{name}: {pins[name]} is not {requirement}"
+        assert requirement.specifier.contains(pins[name], prereleases=True), (
+            f"{name}: {pins[name]} is not {requirement}"
+        )
 
 
 def test_the_lock_names_no_index_and_no_path(repository):

@@ -76,9 +76,14 @@ def test_shared_values_reach_a_chapter_that_declares_them_and_its_own_win(toy_bo
 
 
 def test_an_unknown_name_stops_and_the_nearest_is_suggested(toy_book):
-    with pytest.raises(SpecError, match=r"sets 'n_case', which '00_count_cases.py' does not declare. Did you mean 'n_cases'\?"):
+    with pytest.raises(
+        SpecError, match=r"sets 'n_case', which '00_count_cases.py' does not declare. Did you mean 'n_cases'\?"
+    ):
         values_of(toy_book, 'chapters: {"00": {n_case: 5}}')
-    with pytest.raises(SpecError, match=r"shared parameter 'factr' of 'changed.yaml' is declared by no chapter. Did you mean 'factor'\?"):
+    with pytest.raises(
+        SpecError,
+        match=r"shared parameter 'factr' of 'changed.yaml' is declared by no chapter. Did you mean 'factor'\?",
+    ):
         check_shared(read_profile(write_profile(toy_book, 'shared: {factr: 1}\nchapters: {"00": {}}')))
     with pytest.raises(SpecError, match=r"unknown field 'chapter'. Did you mean 'chapters'\?"):
         read_profile(write_profile(toy_book, 'chapter: {"00": {}}'))
@@ -117,7 +122,10 @@ def test_a_malformed_profile_says_what_is_wrong(toy_book, text, message):
 def test_a_value_of_the_wrong_type_is_refused_before_anything_runs(toy_book):
     notebook = find_notebook("00")
     declared = read_parameters(notebook)
-    with pytest.raises(SpecError, match=r"n_cases: Input should be a valid integer.*found 'many'\n  \(chapter '00_count_cases.py'; nothing was run\)"):
+    with pytest.raises(
+        SpecError,
+        match=r"n_cases: Input should be a valid integer.*found 'many'\n  \(chapter '00_count_cases.py'; nothing was run\)",
+    ):
         build_spec(notebook, declared, {"n_cases": "many"})
     with pytest.raises(SpecError, match="n_cases: Input should be greater than or equal to 0, found -1"):
         build_spec(notebook, declared, {"n_cases": -1})
@@ -126,7 +134,9 @@ def test_a_value_of_the_wrong_type_is_refused_before_anything_runs(toy_book):
 def test_the_command_line_keeps_text_as_text_and_reads_numbers_as_numbers():
     assert parse_override("007", Parameter("case_id", "str", "")) == "007"
     assert parse_override("null", Parameter("table", "Optional[str]", None)) is None
-    assert parse_override("1e-3", Parameter("rate", "float", 0.1)) == "1e-3", "YAML 1.1 wants 1.0e-3; pydantic reads both"
+    assert parse_override("1e-3", Parameter("rate", "float", 0.1)) == "1e-3", (
+        "YAML 1.1 wants 1.0e-3; pydantic reads both"
+    )
     assert parse_override("[1, 2]", Parameter("folds", "list[int]", [])) == [1, 2]
 
 

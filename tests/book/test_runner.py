@@ -27,7 +27,9 @@ def edit(path, old, new):
 def test_an_unchanged_book_is_not_run_again_and_a_change_reruns_itself_and_all_below(toy_book, capsys):
     results = toy_book / "results" / "toy"
     assert run_book() == [True, True]
-    assert (results / "00_count_cases" / "share.txt").read_text() == "007 0.2", "the profile's values reached the chapter"
+    assert (results / "00_count_cases" / "share.txt").read_text() == "007 0.2", (
+        "the profile's values reached the chapter"
+    )
     assert (results / "01_read_share" / "product.txt").read_text() == "0.4"
     for name in ("notebook.ipynb", "notebook.html", "run.json"):
         assert (results / "00_count_cases" / name).is_file()
@@ -109,7 +111,9 @@ def test_a_named_run_lies_beside_the_book_s_own_and_leaves_it_alone(toy_book):
 
 def test_a_mistyped_parameter_stops_before_a_kernel_starts(toy_book, monkeypatch):
     monkeypatch.setattr(runner, "_execute", lambda job: pytest.fail("a kernel was started"))
-    with pytest.raises(SpecError, match=r"-p sets 'n_cases_', which '00_count_cases.py' does not declare. Did you mean 'n_cases'"):
+    with pytest.raises(
+        SpecError, match=r"-p sets 'n_cases_', which '00_count_cases.py' does not declare. Did you mean 'n_cases'"
+    ):
         plan_job("00", "toy", overrides={"n_cases_": "10"}, run_name="ten")
     with pytest.raises(SpecError, match="n_cases: Input should be a valid integer"):
         plan_job("00", "toy", overrides={"n_cases": "ten"}, run_name="ten")
@@ -144,7 +148,11 @@ def test_python3_means_this_interpreter_whatever_else_is_registered(toy_book, tm
 
 def test_figures_stand_in_the_page_whatever_backend_the_shell_asks_for(toy_book, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    edit(toy_book / "notebooks" / "00_count_cases.py", "share = 1 /", "import matplotlib.pyplot as plt; plt.plot([1, 2]); share = 1 /")
+    edit(
+        toy_book / "notebooks" / "00_count_cases.py",
+        "share = 1 /",
+        "import matplotlib.pyplot as plt; plt.plot([1, 2]); share = 1 /",
+    )
     job = plan_job("00", "toy")
     run_job(job)
     assert "image/png" in (job.folder / "notebook.ipynb").read_text()

@@ -129,7 +129,10 @@ def test_every_figure_of_the_gallery_list_is_shown_by_readme_and_lies_in_docs(re
 
 def test_speed_is_said_to_be_unmeasured_where_it_is(tmp_path):
     assert "Not measured" in pages.write_speed_page(tmp_path / "bench.json")
-    paths.write_json([{"id": "a/b", "value": 2.0, "unit": "s", "compared_with": "x", "ratio": None, "bound": 3}], tmp_path / "bench.json")
+    paths.write_json(
+        [{"id": "a/b", "value": 2.0, "unit": "s", "compared_with": "x", "ratio": None, "bound": 3}],
+        tmp_path / "bench.json",
+    )
     paths.write_json({"cpu": "A CPU", "cores": 2, "system": "Linux", "date": "2026-01-01"}, tmp_path / "machine.json")
     assert "| `a/b` | 2 | s | x |  | 3 |" in pages.write_speed_page(tmp_path / "bench.json")
 

@@ -12,7 +12,15 @@ from helpers.book.validate_seed import BookSpecs, measure_agreement, measure_see
 from helpers.core.errors import RunError
 from helpers.phantom.estimands import compute_estimands
 
-TABLES = pd.DataFrame({"endpoint": "rfs", "scale": ["per_sd"] * 4, "log_hr": [0.1, 0.2, 0.3, 0.4], "log_hr_truth": 0.25, "covered": [1, 1, 1, 0.0]})
+TABLES = pd.DataFrame(
+    {
+        "endpoint": "rfs",
+        "scale": ["per_sd"] * 4,
+        "log_hr": [0.1, 0.2, 0.3, 0.4],
+        "log_hr_truth": 0.25,
+        "covered": [1, 1, 1, 0.0],
+    }
+)
 
 
 def plan_small() -> BookSpecs:
@@ -32,7 +40,16 @@ def test_intervals_of_a_family_are_wider_by_bonferroni() -> None:
     values = np.array([1.0, 2.0, 3.0, 4.0])
     row = summarise_one("x", values, family=8)
     assert row["ci_high"] - row["mean"] == pytest.approx(6.8952 * 1.290994 / 2, abs=1e-3)  # t of 3 degrees, 0.996875
-    measured = pd.DataFrame({"key": "k", "seed": [1, 2], "seconds": 1.0, "n_slides": 3, "log_hr_error/a/rfs": [0.1, 0.3], "log_hr_error/b/rfs": [0.1, 0.3]})
+    measured = pd.DataFrame(
+        {
+            "key": "k",
+            "seed": [1, 2],
+            "seconds": 1.0,
+            "n_slides": 3,
+            "log_hr_error/a/rfs": [0.1, 0.3],
+            "log_hr_error/b/rfs": [0.1, 0.3],
+        }
+    )
     table = summarise(measured, TABLES).set_index("id")
     assert table.loc["log_hr_error/a/rfs", "ci_low"] == summarise_one("x", np.array([0.1, 0.3]), family=2)["ci_low"]
 
@@ -70,7 +87,16 @@ def test_a_hazard_ratio_holds_where_the_interval_of_its_error_covers_zero() -> N
 
 
 def test_hazard_ratios_stand_beside_their_mean_truth() -> None:
-    measured = pd.DataFrame({"key": "k", "seed": [1, 2], "seconds": 1.0, "n_slides": 3, "log_hr/a/rfs": [0.1, 0.3], "log_hr_truth/a/rfs": [0.2, 0.25]})
+    measured = pd.DataFrame(
+        {
+            "key": "k",
+            "seed": [1, 2],
+            "seconds": 1.0,
+            "n_slides": 3,
+            "log_hr/a/rfs": [0.1, 0.3],
+            "log_hr_truth/a/rfs": [0.2, 0.25],
+        }
+    )
     table = summarise(measured, TABLES).set_index("id")
     assert table.loc["log_hr/a/rfs", "reference"] == pytest.approx(0.225)
     assert "log_hr_truth/a/rfs" not in table.index
@@ -78,7 +104,12 @@ def test_hazard_ratios_stand_beside_their_mean_truth() -> None:
 
 
 def test_the_text_table_says_no_in_capitals() -> None:
-    summary = pd.DataFrame([summarise_one("external/ratio_to_ceiling/prolif11", np.array([0.5, 0.55])) | {"reference": None, "bound": ">= 0.85", "holds": False}])
+    summary = pd.DataFrame(
+        [
+            summarise_one("external/ratio_to_ceiling/prolif11", np.array([0.5, 0.55]))
+            | {"reference": None, "bound": ">= 0.85", "holds": False}
+        ]
+    )
     text = format_summary(summary, n_seeds=2, slide_um=1500)
     assert "2 cohorts of 1500 um slides" in text
     assert "| >= 0.85 | NO |" in text
@@ -89,7 +120,9 @@ def test_agreement_of_a_perfect_prediction_is_the_measurements_own() -> None:
     latent = pd.Series(rng.normal(size=40), index=[f"c{i}" for i in range(40)])
     rows = [
         {"split": split, "target": target, "case_id": case, "y_true": value + 0.3, "y_pred": value}
-        for split in ("development", "external") for target in ("prolif11", "MKI67") for case, value in latent.items()
+        for split in ("development", "external")
+        for target in ("prolif11", "MKI67")
+        for case, value in latent.items()
     ]
     ceiling = {"prolif11": {"spearman": 0.9}, "MKI67": {"spearman": 0.8}}
     found = measure_agreement({"a": pd.DataFrame(rows)}, latent, {"ceiling": ceiling}, declared="a")
@@ -120,7 +153,9 @@ def test_table_only_cohorts_cover_their_truth() -> None:
 
 
 @pytest.mark.slow
-def test_one_small_cohort_goes_through_every_stage_and_is_then_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_small_cohort_goes_through_every_stage_and_is_then_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs = plan_small()
     estimands = compute_estimands(specs.phantom, n=20_000)
     found = measure_seed(specs, estimands, folder=tmp_path / "seed", workers=2)

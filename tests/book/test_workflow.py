@@ -45,7 +45,10 @@ def write_hollow_chapter(root, spec, upstream=()):
     """Write a chapter that declares all parameters of a real spec and does next to nothing."""
     fields = spec.model_construct().model_dump(mode="json")
     text = HOLLOW.format(
-        parameters="\n".join(f"{name}: {type(value).__name__ if value is not None else 'Optional[str]'} = {value!r}" for name, value in fields.items()),
+        parameters="\n".join(
+            f"{name}: {type(value).__name__ if value is not None else 'Optional[str]'} = {value!r}"
+            for name, value in fields.items()
+        ),
         spec=spec.__name__,
         upstream=list(upstream),
         number=spec.chapter[:2],
@@ -71,7 +74,9 @@ def test_chapters_run_in_order_once_and_again_only_where_something_changed(hollo
     results = hollow_book / "results" / "hollow"
     order_book("hollow", until="02")
     assert (results / "02_extract_features" / "seen.txt").read_text() == "1/1 1"
-    first = {chapter: provenance.read_run(results / chapter)["id"] for chapter in ("01_tile_slides", "02_extract_features")}
+    first = {
+        chapter: provenance.read_run(results / chapter)["id"] for chapter in ("01_tile_slides", "02_extract_features")
+    }
 
     subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "profile=hollow", "--", "chapter_02"],

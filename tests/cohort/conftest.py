@@ -139,9 +139,21 @@ def write_scanb(folder: Path, *, n: int = 14) -> Path:
     lines = [",".join(f'"{name}"' if "," in name else name for name in header)]
     for i in range(n):
         died, recurred = i % 3 == 0, i % 2 == 0
-        row = ["TRUE" if i < n - 2 else "FALSE", f"S{i:06d}.l.r.m.c.lib.g.k2.a.t", f"P{min(i, n - 2):04d}", 40 + 5 * (i % 7)]
+        row = [
+            "TRUE" if i < n - 2 else "FALSE",
+            f"S{i:06d}.l.r.m.c.lib.g.k2.a.t",
+            f"P{min(i, n - 2):04d}",
+            40 + 5 * (i % 7),
+        ]
         row += ["Positive" if i % 4 else "Negative", "Positive" if i % 5 else "NA", "Negative" if i % 3 else "Positive"]
-        row += [["1", "2", "3", "NA"][i % 4], 12 + i, ["N0", "SubMicroMet", "1to3", "4toX"][i % 4], "Ductal", "Endo", "LumA"]
+        row += [
+            ["1", "2", "3", "NA"][i % 4],
+            12 + i,
+            ["N0", "SubMicroMet", "1to3", "4toX"][i % 4],
+            "Ductal",
+            "Endo",
+            "LumA",
+        ]
         row += [1500 + 10 * i, int(died), 900 + 10 * i if recurred else 1500 + 10 * i, int(recurred)]
         lines.append(",".join(map(str, row)))
     (folder / "SCANB.9206.csv").write_text("\n".join(lines) + "\n")

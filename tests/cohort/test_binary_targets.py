@@ -29,7 +29,9 @@ def test_an_event_counts_within_the_time_and_who_was_lost_before_is_unknown() ->
 
 
 def test_mutations_come_from_the_omics_table_under_either_name() -> None:
-    omics = pd.DataFrame({"case_id": list("abc"), "kind": "mutation", "feature": "MUT_TP53", "value": [1.0, 0.0, 1.0], "unit": "binary"})
+    omics = pd.DataFrame(
+        {"case_id": list("abc"), "kind": "mutation", "feature": "MUT_TP53", "value": [1.0, 0.0, 1.0], "unit": "binary"}
+    )
     assert make_binary_target(make_cases(), "tp53_mutated", omics=omics)["a"] == 1
     assert make_binary_target(make_cases(), "tp53_mutated", omics=omics.replace("MUT_TP53", "TP53"))["b"] == 0
     assert make_binary_target(make_cases(), "tp53_mutated") is None

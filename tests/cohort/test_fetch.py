@@ -155,7 +155,9 @@ def test_an_unknown_conversion_is_refused(registry, tmp_path):
 
 
 def test_an_unknown_cohort_lists_the_known_ones():
-    with pytest.raises(FetchError, match="cohort 'coad' cannot be fetched, expected one of tcga-brca-features, metabric"):
+    with pytest.raises(
+        FetchError, match="cohort 'coad' cannot be fetched, expected one of tcga-brca-features, metabric"
+    ):
         read_registry("coad")
 
 
@@ -184,7 +186,11 @@ def test_pinned_hashes_are_those_of_the_real_files(shared_data):
     metabric = shared_data / "metabric"
     assert all(fetch.is_whole(metabric / file.local_name, file) for file in read_registry("metabric"))
     folder = shared_data / "tcga_brca"
-    here = [f for f in read_registry("tcga-brca-features") if "pt_files" in f.local_name and (folder / f.local_name).is_file()]
+    here = [
+        f
+        for f in read_registry("tcga-brca-features")
+        if "pt_files" in f.local_name and (folder / f.local_name).is_file()
+    ]
     assert len(here) == 692
     assert all(fetch.is_whole(folder / file.local_name, file) for file in here)
 

@@ -34,9 +34,7 @@ def test_the_flow_says_who_is_left_and_why_others_are_not(flow):
 
 
 def test_outcome_bars_add_up_to_the_cohort():
-    counts = pd.DataFrame(
-        {"endpoint": ["os", "pfi"], "n_events": [3, 5], "n_censored": [6, 2], "n_unknown": [1, 3]}
-    )
+    counts = pd.DataFrame({"endpoint": ["os", "pfi"], "n_events": [3, 5], "n_censored": [6, 2], "n_unknown": [1, 3]})
     ax = figures.plot_outcome_counts(counts, ax=new_axes())
     widths = [bar.get_width() for bar in ax.patches]
     assert sum(widths) == 20
@@ -52,7 +50,11 @@ def test_observation_curves_are_in_years():
 
 def test_endpoints_whose_curves_coincide_share_a_line_that_names_both():
     counts = pd.DataFrame(
-        {"endpoint": ["os"] * 2 + ["dss"] * 2 + ["pfi"] * 2, "time_months": [0.0, 12.0] * 3, "n_at_risk": [5, 3, 5, 3, 5, 2]}
+        {
+            "endpoint": ["os"] * 2 + ["dss"] * 2 + ["pfi"] * 2,
+            "time_months": [0.0, 12.0] * 3,
+            "n_at_risk": [5, 3, 5, 3, 5, 2],
+        }
     )
     ax = figures.plot_under_observation(counts, ax=new_axes())
     assert [line.get_label() for line in ax.lines] == [
@@ -62,7 +64,11 @@ def test_endpoints_whose_curves_coincide_share_a_line_that_names_both():
 
 def test_folds_come_in_order_and_external_last():
     counts = pd.DataFrame(
-        {"part": ["external", "fold 10", "fold 2", "internal test"], "site": ["X", "A", "B", "A"], "n_cases": [5, 3, 4, 2]}
+        {
+            "part": ["external", "fold 10", "fold 2", "internal test"],
+            "site": ["X", "A", "B", "A"],
+            "n_cases": [5, 3, 4, 2],
+        }
     )
     ax = figures.plot_folds(counts, ax=new_axes())
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Fold 2", "Fold 10", "Internal test", "External"]

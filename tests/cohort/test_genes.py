@@ -46,7 +46,9 @@ def test_symbols_are_found_under_either_name():
 
 
 def test_a_list_of_signatures_and_genes_says_what_is_there_and_what_comes_near():
-    found = list_genes(["prolif11", "CDCA1", "MKI67", "LYX", "ESR"], ["CDCA1", "MKI67", "ESR2", "TYMS"]).set_index("gene")
+    found = list_genes(["prolif11", "CDCA1", "MKI67", "LYX", "ESR"], ["CDCA1", "MKI67", "ESR2", "TYMS"]).set_index(
+        "gene"
+    )
     assert list(found.index[:11]) == list(read_signature("prolif11")), "every gene once, in the order asked for"
     assert found.loc["NUF2", "symbol"] == "CDCA1"
     assert found["symbol"].notna().sum() == 3
@@ -66,7 +68,9 @@ def test_a_missing_gene_is_named_with_what_comes_near():
 
 
 def test_a_gene_under_two_names_is_ambiguous():
-    with pytest.raises(GeneError, match="gene 'NUF2' is in the expression table as 'NUF2' and as 'CDCA1', expected once"):
+    with pytest.raises(
+        GeneError, match="gene 'NUF2' is in the expression table as 'NUF2' and as 'CDCA1', expected once"
+    ):
         resolve_symbols(["NUF2"], ["NUF2", "CDCA1"])
 
 
@@ -170,7 +174,9 @@ def test_a_constant_gene_has_no_zscore(expression):
 
 
 def test_an_unknown_method_lists_the_known_ones(expression):
-    with pytest.raises(GeneError, match="score method 'median' is unknown, expected one of mean_log2, mean_zscore, pam50"):
+    with pytest.raises(
+        GeneError, match="score method 'median' is unknown, expected one of mean_log2, mean_zscore, pam50"
+    ):
         score_signature(expression, genes="prolif11", method="median")  # type: ignore[arg-type]
 
 

@@ -55,13 +55,17 @@ def test_metabric_oddities_are_counted_and_losses_named(metabric_folder):
     cohort = import_metabric(metabric_folder)
     assert cohort.facts["relapse-free time more than a month beyond the end of follow-up (kept)"] == ["MB-0002"]
     assert cohort.facts["time 0 (kept)"] == ["MB-0004"]
-    assert [(loss.item, loss.reason) for loss in cohort.flows[0].losses] == [("MB-0005", "no row in the expression file")]
+    assert [(loss.item, loss.reason) for loss in cohort.flows[0].losses] == [
+        ("MB-0005", "no row in the expression file")
+    ]
 
 
 def test_metabric_row_without_a_patient_is_an_error(metabric_folder):
     path = metabric_folder / "cbioportal_data_clinical_patient.txt"
     path.write_bytes(path.read_bytes().replace(b"48.25", b"48.99"))
-    with pytest.raises(SchemaError, match=r"DeepSurv row 3 \(age 48\.25, 36\.50 months\) fits 0 patients, expected one"):
+    with pytest.raises(
+        SchemaError, match=r"DeepSurv row 3 \(age 48\.25, 36\.50 months\) fits 0 patients, expected one"
+    ):
         import_metabric(metabric_folder)
 
 
@@ -83,7 +87,9 @@ def test_missing_files_are_named_all_at_once(metabric_folder):
 
 def test_a_broken_expression_file_is_named(metabric_folder):
     (metabric_folder / "metabric_IHC4_clinical_train_test.h5").write_bytes(b"no hdf5")
-    with pytest.raises(SchemaError, match=r"'metabric_IHC4_clinical_train_test.h5' cannot be read as the DeepSurv file"):
+    with pytest.raises(
+        SchemaError, match=r"'metabric_IHC4_clinical_train_test.h5' cannot be read as the DeepSurv file"
+    ):
         import_metabric(metabric_folder)
 
 
@@ -169,7 +175,9 @@ def test_a_folder_without_cases_says_what_to_add(tmp_path):
 
 def test_an_absent_folder_names_the_remedies(tmp_path):
     spec = CohortSpec.from_values({"cohort": "tables"})
-    with pytest.raises(SchemaError, match=r"does not exist\. Fetch or copy the cohort there, or name its folder with DATA="):
+    with pytest.raises(
+        SchemaError, match=r"does not exist\. Fetch or copy the cohort there, or name its folder with DATA="
+    ):
         import_cohort(spec, tmp_path / "no", slides_dir=tmp_path)
 
 

@@ -95,7 +95,9 @@ def test_the_doctor_knows_the_layout_and_finds_nothing_wrong(folder: Path) -> No
 
 def test_a_missing_file_is_named_with_where_it_comes_from(folder: Path) -> None:
     (folder / "SCANB.9206.csv").unlink()
-    with pytest.raises(SchemaError, match=r"lacks 'SCANB.9206.csv', expected two tables of the Mendeley data set yzxtxn4nmd"):
+    with pytest.raises(
+        SchemaError, match=r"lacks 'SCANB.9206.csv', expected two tables of the Mendeley data set yzxtxn4nmd"
+    ):
         import_scanb(folder)
 
 

@@ -22,10 +22,14 @@ def write_record(folder: Path, *, n_tiles: int = 3, turned: bool = False) -> Pat
             path = folder / "tiles" / (f"{case}/{t}.png" if i % 2 else f"{case}-01Z-00-DX1_{t}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), rng.integers(90, 220, (32, 32, 3), dtype=np.uint8))
-    genes = pd.DataFrame(rng.gamma(2, 20, (4, 25)), index=[f"{case}-01A" for case in CASES], columns=[f"G{i}" for i in range(25)])
+    genes = pd.DataFrame(
+        rng.gamma(2, 20, (4, 25)), index=[f"{case}-01A" for case in CASES], columns=[f"G{i}" for i in range(25)]
+    )
     (genes.T if turned else genes).rename_axis("id").to_csv(folder / "expression.csv")
     words = ["BRCA.Luminal", "BRCA.Basal / Her2", "BRCA.Luminal", "BRCA.Luminal"]
-    pd.DataFrame({"patient": [case.replace("-", ".") for case in CASES], "group": words}).to_csv(folder / "labels.csv", index=False)
+    pd.DataFrame({"patient": [case.replace("-", ".") for case in CASES], "group": words}).to_csv(
+        folder / "labels.csv", index=False
+    )
     return folder
 
 
@@ -62,7 +66,9 @@ def test_a_patient_without_genes_or_class_is_lost_by_name(tmp_path) -> None:
 def test_what_is_not_there_is_said(tmp_path) -> None:
     folder = write_record(tmp_path / "raw")
     (folder / "labels.csv").write_text(f"patient,group\n{CASES[0]},BRCA.Luminal\n")
-    with pytest.raises(SchemaError, match=r"none of the tables 'expression.csv', 'labels.csv' has a column with both classes"):
+    with pytest.raises(
+        SchemaError, match=r"none of the tables 'expression.csv', 'labels.csv' has a column with both classes"
+    ):
         import_shandiz(folder, slides_dir=tmp_path / "slides")
     (folder / "expression.csv").write_text(f"id,G1\n{CASES[0]},1.0\n")
     with pytest.raises(SchemaError, match=r"no table of genes was found \(columns of numbers: 'expression.csv' 1"):

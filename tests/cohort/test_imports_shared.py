@@ -85,7 +85,10 @@ def test_metabric_join_equals_the_oracle(metabric, shared_data):
 def test_metabric_gene_order_agrees_with_biology(metabric):
     wide = widen_expression(metabric.expression, case_ids=metabric.cases["case_id"]).reset_index(drop=True)
     cases = metabric.cases
-    assert wide.loc[cases["her2"] == "positive", "ERBB2"].mean() > wide.loc[cases["her2"] == "negative", "ERBB2"].mean() + 1.5
+    assert (
+        wide.loc[cases["her2"] == "positive", "ERBB2"].mean()
+        > wide.loc[cases["her2"] == "negative", "ERBB2"].mean() + 1.5
+    )
     assert wide.loc[cases["pr"] == "positive", "PGR"].mean() > wide.loc[cases["pr"] == "negative", "PGR"].mean() + 1
     spearman = pd.concat([cases["grade"].astype(float), wide["MKI67"]], axis=1).dropna().corr("spearman").iloc[0, 1]
     assert spearman == pytest.approx(0.385, abs=0.0005)
@@ -130,7 +133,9 @@ def test_tcga_hazard_ratios_of_the_measured_score_are_the_known_ones(tcga):
     high = score > score.median()
     known = {"pfi_or_death": 1.56, "pfi": 2.12, "dfi": 2.76, "os": 1.49}
     found = {name: round(fit_hazard_ratio(tcga.cases, name, high), 2) for name in known}
-    assert found == pytest.approx(known, abs=0.035), "the known ones cut some endpoints at the median of their own cases"
+    assert found == pytest.approx(known, abs=0.035), (
+        "the known ones cut some endpoints at the median of their own cases"
+    )
 
 
 @pytest.mark.slow

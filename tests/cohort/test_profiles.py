@@ -9,7 +9,17 @@ from helpers.core import specs
 from helpers.core.errors import SpecError
 from helpers.core.specs import AnalysisPlan, CohortSpec
 
-PROFILES = ("phantom", "phantom-large", "ci", "metabric", "scanb", "shandiz", "tcga-brca-features", "her2st", "template")
+PROFILES = (
+    "phantom",
+    "phantom-large",
+    "ci",
+    "metabric",
+    "scanb",
+    "shandiz",
+    "tcga-brca-features",
+    "her2st",
+    "template",
+)
 
 
 def read(repository: Path, name: str) -> dict:
@@ -28,7 +38,9 @@ def test_chapter_00_of_every_profile_validates(repository, name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_chapter_of_every_profile_validates(repository, name):
     profile = read(repository, name)
-    known = {cls.chapter[:2]: cls for cls in vars(specs).values() if isinstance(cls, type) and issubclass(cls, specs.Spec)}
+    known = {
+        cls.chapter[:2]: cls for cls in vars(specs).values() if isinstance(cls, type) and issubclass(cls, specs.Spec)
+    }
     for number, values in profile["chapters"].items():
         shared = {key: value for key, value in profile["shared"].items() if key in known[number].model_fields}
         known[number].from_values({**shared, **(values or {})})

@@ -14,7 +14,17 @@ from helpers.core.errors import GeneError, SchemaError
 
 
 def test_words_of_all_sources_fall_into_two_classes_or_into_none() -> None:
-    words = ["LumA", "BRCA_LumB", "Luminal A", "Basal-like", "BRCA.Her2", "HER2-enriched", "Normal", "normal-like", None]
+    words = [
+        "LumA",
+        "BRCA_LumB",
+        "Luminal A",
+        "Basal-like",
+        "BRCA.Her2",
+        "HER2-enriched",
+        "Normal",
+        "normal-like",
+        None,
+    ]
     coded = code_basal_her2(pd.Series(words))
     assert coded[:6].tolist() == [0, 0, 0, 1, 1, 1]
     assert coded[6:].isna().all()
@@ -26,7 +36,9 @@ def test_a_word_that_is_no_subtype_is_named_with_its_case() -> None:
 
 
 def test_sources_are_compared_on_the_cases_that_both_know() -> None:
-    cases = pd.DataFrame({"a": ["LumA", "Basal", "Her2", None], "b": ["LumB", "LumA", "Her2", "Basal"], "c": [None] * 4})
+    cases = pd.DataFrame(
+        {"a": ["LumA", "Basal", "Her2", None], "b": ["LumB", "LumA", "Her2", "Basal"], "c": [None] * 4}
+    )
     table = compare_subtype_sources(cases, ["a", "b", "c", "d"]).set_index(["first", "second"])
     assert table.loc[("a", "b"), ["n", "n_positive"]].tolist() == [3, 2]
     assert table.loc[("a", "b"), "agree"] == pytest.approx(2 / 3)
@@ -96,7 +108,9 @@ def test_tcga_carries_mutations_rna_z_scores_and_the_subtype_of_2012_where_the_f
 
 def test_omics_of_a_cohort_of_tables_pass_a_gate(own_folder) -> None:
     assert import_tables(own_folder).omics is None
-    table = pd.DataFrame({"case_id": ["001", "002"], "kind": "mutation", "feature": "TP53", "value": [0.0, 1.0], "unit": "binary"})
+    table = pd.DataFrame(
+        {"case_id": ["001", "002"], "kind": "mutation", "feature": "TP53", "value": [0.0, 1.0], "unit": "binary"}
+    )
     table.to_parquet(own_folder / "omics.parquet")
     assert len(import_tables(own_folder).omics) == 2
     pd.concat([table, table[:1]]).to_parquet(own_folder / "omics.parquet")

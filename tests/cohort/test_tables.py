@@ -192,7 +192,9 @@ def test_ids_that_were_stored_as_numbers_are_refused(tmp_path):
 
 def test_several_problems_raise_the_first_and_count_the_others(tmp_path):
     path = write(tmp_path, "case_id,age_years,sex\nA,old,x\n")
-    with pytest.raises(SchemaError, match=r"case 'A' has age_years 'old'.*\(1 more: `histobook doctor .*` lists them all\.\)"):
+    with pytest.raises(
+        SchemaError, match=r"case 'A' has age_years 'old'.*\(1 more: `histobook doctor .*` lists them all\.\)"
+    ):
         read_cases(path)
 
 
@@ -213,7 +215,9 @@ def test_slides_need_a_file_or_features():
 
 def test_a_slide_of_an_unknown_case_is_named(tmp_path):
     path = write(tmp_path, "slide_id,case_id,path,kind\nS1,A,a.svs,dx\nS2,Z,b.svs,TS\n", "slides.csv")
-    with pytest.raises(SchemaError, match=r"slide 'S2' of table 'slides' belongs to case 'Z', which is not among the 1 cases"):
+    with pytest.raises(
+        SchemaError, match=r"slide 'S2' of table 'slides' belongs to case 'Z', which is not among the 1 cases"
+    ):
         read_slides(path, case_ids=["A"])
     assert read_slides(path)["kind"].tolist() == ["DX", "TS"]
 
@@ -243,7 +247,10 @@ def test_expression_passes_as_numbers(tmp_path):
         ({"value": ["1.5", None]}, "case 'B' has value an empty cell, expected a finite number. Correct the cell."),
         ({"value": ["1.5", "high"]}, "case 'B' has value 'high', expected a finite number"),
         ({"value": ["1.5", "inf"]}, "case 'B' has value 'inf', expected a finite number"),
-        ({"unit": ["log2", "counts"]}, "case 'B' has unit 'counts', expected one of log2, rsem, tpm, fpkm, cp10k, count"),
+        (
+            {"unit": ["log2", "counts"]},
+            "case 'B' has unit 'counts', expected one of log2, rsem, tpm, fpkm, cp10k, count",
+        ),
         ({"unit": ["log2", "rsem"]}, "gene 'MKI67' of table 'expression' comes in log2 and rsem, expected one unit"),
         ({"unit": ["tpm", "tpm"], "value": ["1", "-2"]}, "case 'B' has MKI67 = -2 tpm, expected 0 or more"),
         ({"case_id": ["A", "A"]}, "case 'A / MKI67' occurs 2 times in table 'expression' (rows 1 and 2)"),

@@ -64,7 +64,9 @@ def test_a_missing_an_empty_and_a_binary_file_say_so(tmp_path):
 
 def test_the_real_truncated_download_is_named(shared_data):
     path = shared_data / "metabric" / "kaggle_METABRIC_RNA_Mutation_TRUNCATED_1MiB.csv"
-    with pytest.raises(SchemaError, match=r"row 238 of 238 has \d+ fields, expected 693\. The file ends in mid-row after 1,048,576"):
+    with pytest.raises(
+        SchemaError, match=r"row 238 of 238 has \d+ fields, expected 693\. The file ends in mid-row after 1,048,576"
+    ):
         read_text_table(path)
 
 

@@ -55,5 +55,10 @@ def test_shards_merge_and_a_slide_in_two_shards_is_refused(tmp_path):
 
 
 def test_a_remark_on_a_slide_that_went_well_is_its_reason(tmp_path):
-    table = run_batch(["a", "b"], lambda slide_id: ("ok", "k", "read slowly" if slide_id == "b" else ""), stage="s", path=tmp_path / "l.parquet")
+    table = run_batch(
+        ["a", "b"],
+        lambda slide_id: ("ok", "k", "read slowly" if slide_id == "b" else ""),
+        stage="s",
+        path=tmp_path / "l.parquet",
+    )
     assert table.set_index("slide_id")["reason"].to_dict() == {"a": "", "b": "read slowly"}

@@ -169,7 +169,9 @@ def test_a_table_for_a_manuscript_is_written_as_latex_too(tmp_path):
     from helpers.core.specs import ScoreboardSpec
 
     run = provenance.start(ScoreboardSpec.from_values({}), tmp_path / "results" / "x", run_name="latex")
-    run.save_table(pd.DataFrame({"hazard_ratio": [1.5, None], "label": ["ER+ & HER2_neg", "all"]}), "ratios", latex=True)
+    run.save_table(
+        pd.DataFrame({"hazard_ratio": [1.5, None], "label": ["ER+ & HER2_neg", "all"]}), "ratios", latex=True
+    )
     text = next((tmp_path / "results" / "x").rglob("ratios.tex")).read_text()
     assert "hazard ratio & label" in text
     assert r"1.500 & ER+ \& HER2\_neg" in text, "three decimals, LaTeX's own characters escaped"

@@ -70,7 +70,9 @@ def write_ours(path: Path, *, edge: tuple[int, int] = (EDGE, EDGE), mpp_y: float
         attributes={"key": "t", "mpp_effective": MPP * EDGE / 256, "mpp_x": MPP, "mpp_y": mpp_y, "mpp_source": "test",
                     "versions": "numpy 2"},
     )  # fmt: skip
-    return write_features(path, FEATURES.astype(np.float16), table, attributes={"encoder": "toy", "key": "abcdef012345"})
+    return write_features(
+        path, FEATURES.astype(np.float16), table, attributes={"encoder": "toy", "key": "abcdef012345"}
+    )
 
 
 def convert(source: Path, to: str, out: Path, **options: object) -> str:
@@ -233,7 +235,11 @@ def test_a_leading_axis_and_half_precision(tmp_path: Path) -> None:
 def test_clams_patches_beside_the_features_give_size_and_level(tmp_path: Path) -> None:
     path = write_clam(tmp_path / "features", patches=tmp_path / "patches")
     bag = read_features(path)
-    assert (bag.attributes["patch_size"], bag.attributes["patch_level"], bag.attributes["downsample"]) == (253, 1, [2, 2])
+    assert (bag.attributes["patch_size"], bag.attributes["patch_level"], bag.attributes["downsample"]) == (
+        253,
+        1,
+        [2, 2],
+    )
     assert bag.attributes["patches_file"] == "S-1.h5"
     convert(tmp_path / "features", "stamp", tmp_path / "out", mpp=MPP)
     stated = read_features(tmp_path / "out/S-1.h5").attributes
@@ -281,7 +287,12 @@ def test_clams_older_patches_count_in_px_of_their_images(tmp_path: Path) -> None
         file["coords"] = small
         file["imgs"] = np.zeros((3, 256, 256, 3), np.uint8)
         file["imgs"].attrs.update(
-            {"patch_level": 1, "downsample": (4.0, 4.0), "level_dim": (2000, 1000), "downsampled_level_dim": (1000, 500)}
+            {
+                "patch_level": 1,
+                "downsample": (4.0, 4.0),
+                "level_dim": (2000, 1000),
+                "downsampled_level_dim": (1000, 500),
+            }
         )
     (tmp_path / "patches").mkdir()
     (tmp_path / "S-1.h5").rename(tmp_path / "patches/S-1.h5")
@@ -321,7 +332,9 @@ def test_stamps_three_ways_of_stating_a_tile(tmp_path: Path) -> None:
 
 def test_stamp_without_a_unit_is_not_guessed(tmp_path: Path) -> None:
     write_h5(tmp_path / "S-1.h5", {"feats": FEATURES, "coords": COORDS * 1.0})
-    with pytest.raises(FeatureError, match=r"'S-1\.h5' \(STAMP\) states no unit.*tiles are 506 apart.*stamp preprocess"):
+    with pytest.raises(
+        FeatureError, match=r"'S-1\.h5' \(STAMP\) states no unit.*tiles are 506 apart.*stamp preprocess"
+    ):
         read_features(tmp_path / "S-1.h5")
 
 
@@ -388,7 +401,9 @@ def test_each_slide_fails_alone_and_the_others_are_written(tmp_path: Path) -> No
     write_trident(tmp_path / "in/A.h5")
     (tmp_path / "in/B.h5").write_bytes(b"no HDF5")
     write_trident(tmp_path / "in/C.h5")
-    with pytest.raises(RunError, match=r"3 slides: 2 written, 0 there already, 1 failed(.|\n)*B: FeatureError: 'B\.h5'"):
+    with pytest.raises(
+        RunError, match=r"3 slides: 2 written, 0 there already, 1 failed(.|\n)*B: FeatureError: 'B\.h5'"
+    ):
         convert(tmp_path / "in", "clam", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out/pt_files").iterdir()) == ["A.pt", "C.pt"]
     ledger = pd.read_parquet(tmp_path / "out/ledger.parquet")
@@ -432,7 +447,9 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "in", "hipt", tmp_path / "out")
     with pytest.raises(FeatureError, match="holds the files to convert"):
         convert(tmp_path / "in", "clam", tmp_path / "in")
-    with pytest.raises(FeatureError, match=r"no feature file .* it holds the folders in\. Give the folder of one encoder"):
+    with pytest.raises(
+        FeatureError, match=r"no feature file .* it holds the folders in\. Give the folder of one encoder"
+    ):
         convert(tmp_path, "clam", tmp_path / "out")
     with pytest.raises(RunError, match="is in histobook's own form already. Copy the file"):
         convert(tmp_path / "in", "histobook", tmp_path / "out")

@@ -45,7 +45,9 @@ from tests.slides.test_jpegtiff import draw_detail
 CPU = torch.device("cpu")
 
 
-def lay_tiles(slide: Slide, *, edge_l0: tuple[int, int], tile_px: int, step: int, origin: tuple[int, int] = (0, 0)) -> TileTable:
+def lay_tiles(
+    slide: Slide, *, edge_l0: tuple[int, int], tile_px: int, step: int, origin: tuple[int, int] = (0, 0)
+) -> TileTable:
     """Tiles in raster order up to the very edge of a slide, with nothing but places."""
     x = sorted({*range(origin[0], slide.width - edge_l0[0], step), slide.width - edge_l0[0]})
     y = sorted({*range(origin[1], slide.height - edge_l0[1], step), slide.height - edge_l0[1]})
@@ -256,7 +258,9 @@ def test_full_memory_is_no_fault_of_the_stream(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card, so nothing is to be refused")
 def test_without_a_card_it_is_refused_before_anything_starts() -> None:
     spec = FeatureSpec(encoders=("no_such_encoder",), decode="cuda")
-    with pytest.raises(FeatureError, match=r"decode: cuda needs a CUDA device, and device: auto means \w+ on this machine"):
+    with pytest.raises(
+        FeatureError, match=r"decode: cuda needs a CUDA device, and device: auto means \w+ on this machine"
+    ):
         make_encoders(spec)
     with pytest.raises(FeatureError, match="device: cpu means cpu"):
         pick_decoding_device("cuda", "cpu")
@@ -289,14 +293,22 @@ def cohort(tmp_path: Path, make_tissue: Path) -> pd.DataFrame:
 @pytest.fixture
 def cpu_as_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU stand for two cards, the first of which decodes."""
-    monkeypatch.setattr("helpers.features.extract.pick_decoding_device", lambda decode, device="auto": CPU if decode == "cuda" else None)
+    monkeypatch.setattr(
+        "helpers.features.extract.pick_decoding_device", lambda decode, device="auto": CPU if decode == "cuda" else None
+    )
     monkeypatch.setattr("helpers.features.extract.list_accelerators", lambda device: [CPU, CPU])
 
 
 def run(cohort: pd.DataFrame, spec: FeatureSpec, folder: Path, *, out: str) -> pd.DataFrame:
     target = folder / out
     ledger, throughput = extract_cohort(
-        cohort, spec, tiles_folder=folder / "01" / "tiles", folder=target, ledger=target / "l.parquet", workers=2, device="cpu"
+        cohort,
+        spec,
+        tiles_folder=folder / "01" / "tiles",
+        folder=target,
+        ledger=target / "l.parquet",
+        workers=2,
+        device="cpu",
     )
     if (ledger["status"] == "ok").all():
         tables = [read_tiles(folder / "01" / "tiles" / f"{slide_id}.h5") for slide_id in cohort["slide_id"]]
@@ -306,7 +318,9 @@ def run(cohort: pd.DataFrame, spec: FeatureSpec, folder: Path, *, out: str) -> p
 
 @pytest.mark.usefixtures("cpu_as_card")
 @pytest.mark.parametrize("normalisation", ["none", "macenko"])
-def test_a_cohort_is_decoded_on_the_device_where_it_can_be(cohort: pd.DataFrame, tmp_path: Path, normalisation: str) -> None:
+def test_a_cohort_is_decoded_on_the_device_where_it_can_be(
+    cohort: pd.DataFrame, tmp_path: Path, normalisation: str
+) -> None:
     spec = SPEC.model_copy(update={"stain_normalisation": normalisation})
     run(cohort, spec, tmp_path, out="host")
     there = spec.model_copy(update={"decode": "cuda"})
@@ -315,14 +329,20 @@ def test_a_cohort_is_decoded_on_the_device_where_it_can_be(cohort: pd.DataFrame,
     assert ledger.at["S-2", "reason"].startswith("decoded on the host: level 0 stores RGB components")
     for slide_id, decoder in (("S-1", name_decoder("cpu")), ("S-2", "libjpeg-turbo")):
         for name in SPEC.encoders:
-            here, card = (read_features(tmp_path / out / "features" / name / f"{slide_id}.h5") for out in ("host", "card"))
+            here, card = (
+                read_features(tmp_path / out / "features" / name / f"{slide_id}.h5") for out in ("host", "card")
+            )
             assert card.attributes["decoder"] == decoder
             assert here.attributes["decoder"] == "libjpeg-turbo"
             assert here.attributes["key"] != card.attributes["key"], "what a card decodes is another result"
-            assert np.abs(here.features - card.features).max() <= 1e-5 * np.abs(here.features).max(), f"{name} of {slide_id}"
+            assert np.abs(here.features - card.features).max() <= 1e-5 * np.abs(here.features).max(), (
+                f"{name} of {slide_id}"
+            )
     again = run(cohort, there, tmp_path, out="card")
     assert list(again["status"]) == ["reused", "reused"]
-    assert list(again["reason"]) == list(ledger["reason"]), "a slide that is reused forgot why it was decoded on the host"
+    assert list(again["reason"]) == list(ledger["reason"]), (
+        "a slide that is reused forgot why it was decoded on the host"
+    )
 
 
 @pytest.mark.usefixtures("cpu_as_card")
@@ -357,7 +377,9 @@ def test_the_key_of_what_the_host_decodes_is_what_it_was(cohort: pd.DataFrame, t
     assert run(cohort[:1], SPEC, tmp_path, out="host").at["S-1", "status"] == "reused"
 
 
-def test_descriptors_get_arrays_and_networks_what_lies_on_the_device(pyramid: Path, cohort: pd.DataFrame, tmp_path: Path) -> None:
+def test_descriptors_get_arrays_and_networks_what_lies_on_the_device(
+    pyramid: Path, cohort: pd.DataFrame, tmp_path: Path
+) -> None:
     network = make_encoder("random_resnet18", device="cpu")
     with open_slide(pyramid, slide_id="S-1") as slide:
         batch = read_batch_on_device(slide, lay_tiles(slide, **GEOMETRIES["halved"]), 0, 3, device=CPU)

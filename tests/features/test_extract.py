@@ -166,7 +166,9 @@ def test_a_slide_without_stains_cannot_be_normalised(cohort: pd.DataFrame, tmp_p
     table = read_tiles(tmp_path / "01" / "tiles" / "S-1.h5")
     bare = {name: value for name, value in table.attributes.items() if not name.startswith("stain")}
     with pytest.raises(StainError, match=r"slide 'S-1' has no stain vectors \(too few\)"):
-        fit_slide_normaliser(cohort["path"][0], replace(table, attributes=bare | {"stain_reason": "too few"}), "macenko")
+        fit_slide_normaliser(
+            cohort["path"][0], replace(table, attributes=bare | {"stain_reason": "too few"}), "macenko"
+        )
 
 
 def test_networks_beside_descriptors_do_not_depend_on_threads_or_batches(cohort: pd.DataFrame, tmp_path: Path) -> None:
@@ -194,7 +196,9 @@ def test_a_device_that_fails_stops_the_batch_and_loses_nothing(
         return original(self, tiles, context)
 
     monkeypatch.setattr(TimmNetwork, "encode", lose)
-    with pytest.raises(RunError, match=r"stopped at slide 'S-2': RunError: device cuda:0 failed.*What is finished is kept"):
+    with pytest.raises(
+        RunError, match=r"stopped at slide 'S-2': RunError: device cuda:0 failed.*What is finished is kept"
+    ):
         run(cohort, spec, tmp_path, workers=1)
     monkeypatch.undo()
     assert list(run(cohort, spec, tmp_path)["status"]) == ["reused", "ok"]

@@ -40,7 +40,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resize_with_pillow(tiles: np.ndarray, edge: int) -> np.ndarray:
-    return np.stack([np.asarray(Image.fromarray(tile).resize((edge, edge), Image.Resampling.BICUBIC)) for tile in tiles])
+    return np.stack(
+        [np.asarray(Image.fromarray(tile).resize((edge, edge), Image.Resampling.BICUBIC)) for tile in tiles]
+    )
 
 
 def test_features_are_timms_own(weights: Path) -> None:
@@ -112,7 +114,9 @@ def test_features_do_not_depend_on_the_batch(weights: Path, precision: str, tole
 
 
 def test_bfloat16_is_near_float32(weights: Path) -> None:
-    exact, fast = (make_encoder("resnet18", weights=weights, device="cpu", precision=name) for name in ("float32", "bfloat16"))
+    exact, fast = (
+        make_encoder("resnet18", weights=weights, device="cpu", precision=name) for name in ("float32", "bfloat16")
+    )
     a, b = exact.encode(TILES), fast.encode(TILES)
     assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
     assert (a != b).any(), "the precision that was asked for is not the one that ran"
@@ -132,7 +136,15 @@ def test_the_class_token_stands_beside_the_mean_of_the_image_tokens() -> None:
 
 
 def test_a_network_with_registers_pools_its_image_tokens_alone() -> None:
-    arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 1, "num_heads": 3, "reg_tokens": 4, "global_pool": ""}
+    arguments = {
+        "img_size": 32,
+        "patch_size": 16,
+        "embed_dim": 48,
+        "depth": 1,
+        "num_heads": 3,
+        "reg_tokens": 4,
+        "global_pool": "",
+    }
     entry = replace(
         REGISTRY["virchow2"], architecture="vit_tiny_patch16_224", model_args=arguments, size_px=32, dimension=96
     )
@@ -162,7 +174,9 @@ def test_folding_batch_normalisation_changes_nothing_but_the_work() -> None:
     with torch.inference_mode():
         assert torch.allclose(network(batch), folded(batch), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()), "the network itself was changed"
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()), (
+        "the network itself was changed"
+    )
 
 
 def test_auto_precision_is_whole_on_cpus_without_instructions_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +194,9 @@ def test_auto_precision_is_whole_on_cpus_without_instructions_for_less(monkeypat
 
 
 def test_weights_of_another_architecture_are_refused(weights: Path) -> None:
-    with pytest.raises(FeatureError, match=r"given for 'resnet50' do not fit its architecture \(resnet50\): \d+ tensors missing"):
+    with pytest.raises(
+        FeatureError, match=r"given for 'resnet50' do not fit its architecture \(resnet50\): \d+ tensors missing"
+    ):
         make_encoder("resnet50", weights=weights, device="cpu")
 
 

@@ -29,7 +29,9 @@ def stain_pixels(h: np.ndarray, e: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(245 * np.exp(-od)), 0, 255).astype(np.uint8)
 
 
-def draw_discs(*discs: tuple[float, float, float], um: float = 0.5, edge_um: float = 64.0, level: float = 0.9) -> np.ndarray:
+def draw_discs(
+    *discs: tuple[float, float, float], um: float = 0.5, edge_um: float = 64.0, level: float = 0.9
+) -> np.ndarray:
     """Draw nuclei (x, y, radius in um) on pink stroma."""
     y, x = (np.mgrid[: round(edge_um / um), : round(edge_um / um)] + 0.5) * um
     h = np.full(x.shape, 0.08)

@@ -103,7 +103,11 @@ def test_the_walk_equals_the_best_closed_path(seed: int) -> None:
                 if 0 <= place + step < places
             ]
             best = {path[-1]: (total, path) for total, path in sorted(options)}
-        return max((total - stiff * abs(place - first), path) for place, (total, path) in best.items() if abs(place - first) <= 1)
+        return max(
+            (total - stiff * abs(place - first), path)
+            for place, (total, path) in best.items()
+            if abs(place - first) <= 1
+        )
 
     closed = max(search(first) for first in range(places))[1]
     assert walk_rays(fall[:, :, None].astype(np.float32), stiff=stiff)[:, 0].tolist() == closed

@@ -128,7 +128,9 @@ def test_every_measure_is_finite_and_has_its_row() -> None:
 def tile_slide(folder: Path, overlap_px: int) -> tuple[Path, Path]:
     """Write a slide of drawn nuclei on a grid and tile it."""
     rng = np.random.default_rng(5)
-    places = [(x + rng.uniform(-3, 3), y + rng.uniform(-3, 3), 4.0) for x in range(20, 240, 20) for y in range(20, 240, 20)]
+    places = [
+        (x + rng.uniform(-3, 3), y + rng.uniform(-3, 3), 4.0) for x in range(20, 240, 20) for y in range(20, 240, 20)
+    ]
     image = draw_discs(*places, um=0.5, edge_um=256.0)
     image[:, :16] = 245
     path = folder / "S-1.svs"

@@ -71,7 +71,9 @@ def test_only_kept_tiles_are_drawn_the_same_number_from_every_slide(tmp_path) ->
     paths = [tmp_path / f"S-{number}.pt" for number in range(2)]
     for number, path in enumerate(paths):
         torch.save(torch.arange(20.0)[:, None] + 100 * number, path)
-    sample = sample_tiles(paths, ["S-0", "S-1"], n_tiles=8, keep=lambda bag: bag.features[:, 0] % 2 == 0, rng=np.random.default_rng(3))
+    sample = sample_tiles(
+        paths, ["S-0", "S-1"], n_tiles=8, keep=lambda bag: bag.features[:, 0] % 2 == 0, rng=np.random.default_rng(3)
+    )
     assert sample.table["slide_id"].tolist() == ["S-0"] * 4 + ["S-1"] * 4
     assert (sample.features[:, 0] % 2 == 0).all()
     assert (sample.table["row"] == sample.features[:, 0] % 100).all()

@@ -77,5 +77,3 @@ def test_every_architecture_runs_from_a_local_file_of_random_weights(entry, tmp_
     assert found.shape == (2, entry.dimension)
     assert np.isfinite(found).all()
     path.unlink()
-
-

@@ -55,7 +55,11 @@ def cohort(tmp_path: Path) -> Path:
 
 
 def convert(cohort: Path, **changed: object) -> str:
-    tables = {"cases": cohort / "cases.csv", "expression": cohort / "expression.parquet", "splits": cohort / "splits.csv"}
+    tables = {
+        "cases": cohort / "cases.csv",
+        "expression": cohort / "expression.parquet",
+        "splits": cohort / "splits.csv",
+    }
     given = {"slides": cohort / "slides.csv", "tables": tables, "study": "toy", **changed}
     return convert_cohort(cohort / "in", to="survpath", out=cohort / "out", **given)
 

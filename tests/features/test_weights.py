@@ -41,7 +41,14 @@ def test_the_profile_outranks_the_folders(roots: Path, tmp_path: Path) -> None:
 def test_missing_weights_say_what_to_fetch_and_where_to_put_it(roots: Path) -> None:
     with pytest.raises(FeatureError) as caught:
         find_weights(REGISTRY["uni2_h"])
-    for part in ("'uni2_h'", str(roots / "uni2_h"), "accept the terms", "fetch uni2_h --to", "MahmoodLab/UNI2-h", "CC-BY-NC-ND"):
+    for part in (
+        "'uni2_h'",
+        str(roots / "uni2_h"),
+        "accept the terms",
+        "fetch uni2_h --to",
+        "MahmoodLab/UNI2-h",
+        "CC-BY-NC-ND",
+    ):
         assert part in str(caught.value)
 
 
@@ -100,7 +107,11 @@ class Hub(BaseHTTPRequestHandler):
             return
         data = BODIES[commit]
         self.send_response(200)
-        for key, value in {"X-Repo-Commit": commit, "ETag": f'"{commit[:8]}"', "Content-Length": str(len(data))}.items():
+        for key, value in {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{commit[:8]}"',
+            "Content-Length": str(len(data)),
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if body:
@@ -138,7 +149,9 @@ def test_fetched_weights_carry_their_source_and_stay_at_their_commit(
     assert fetch_weights(ENTRY, tmp_path / "to", token=False).read_bytes() == BODIES["a" * 40], "a newer one slipped in"
     fetch_weights(ENTRY, tmp_path / "to", revision="b" * 40, token=False)
     assert path.read_bytes() == BODIES["b" * 40]
-    assert read_weights(path, "resnet18")[1] == json.loads(path.with_name("source.json").read_text())["sha256"][path.name]
+    assert (
+        read_weights(path, "resnet18")[1] == json.loads(path.with_name("source.json").read_text())["sha256"][path.name]
+    )
 
 
 def test_an_exchanged_file_is_noticed(hub: str, tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def path(tmp_path_factory):
     write_pyramid(path, draw_image(), mpp=0.5, downsamples=(4,))
     label = np.full((60, 80, 3), LABEL, np.uint8)
     with tifffile.TiffWriter(path, append=True) as file:
-        file.write(label, photometric="rgb", subfiletype=1, description="Aperio Image Library\nlabel 80x60", metadata=None)
+        file.write(
+            label, photometric="rgb", subfiletype=1, description="Aperio Image Library\nlabel 80x60", metadata=None
+        )
     return path
 
 
@@ -354,7 +356,9 @@ def test_our_own_code_cannot_end_its_script_element():
 
 
 def find_browser():
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    return next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
 
 
 PROBE = """<script>setTimeout(() => {
@@ -379,7 +383,9 @@ def test_a_browser_draws_the_page_without_a_network(path, frame, tmp_path):
     command = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
                f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom", page.as_uri()]  # fmt: skip
     dom = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
-    said = json.loads(re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL).group(1).replace("&lt;", "<").replace("&gt;", ">"))
+    said = json.loads(
+        re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL).group(1).replace("&lt;", "<").replace("&gt;", ">")
+    )
     assert said["slide"] > 0
     assert 0.03 < said["drawn"] < 0.5
     assert said["legend"].split("\n")[0] == "flag"
@@ -387,5 +393,3 @@ def test_a_browser_draws_the_page_without_a_network(path, frame, tmp_path):
     assert re.fullmatch(r"\d+ (µm|mm)", said["scale"])
     assert said["options"] == 2
     assert set(said["loaded"]) <= {"blob:", "data:"}
-
-

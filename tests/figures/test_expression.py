@@ -58,7 +58,9 @@ def test_map_quality_draws_one_line_per_gene_and_map(ax):
 
 
 def test_deletion_draws_a_curve_per_map_with_its_unit(ax):
-    table = pd.DataFrame({"map": ["value", "value", "random", "random"], "share": [0, 0.5] * 2, "fall": [0, -1, 0, 0.1]})
+    table = pd.DataFrame(
+        {"map": ["value", "value", "random", "random"], "share": [0, 0.5] * 2, "fall": [0, -1, 0, 0.1]}
+    )
     figures.plot_deletion(table.assign(ci_low=table["fall"] - 0.1, ci_high=table["fall"] + 0.1), ax=ax)
     assert find(ax, "value")[0].get_xdata().tolist() == [0, 50]
     assert "log2" in ax.get_ylabel()
@@ -78,7 +80,9 @@ def test_screens_show_level_and_power():
 
 def test_the_gallery_has_a_row_per_gene_and_a_scale_bar():
     axes = new_figure(rows=2, columns=2)[1]
-    tiles = pd.DataFrame({"target": ["a", "a", "b", "b"], "bin": [0, 1, 0, 1], "y_pred": [1.0, 2.0, 3.0, 4.0], "slide_id": "s"})
+    tiles = pd.DataFrame(
+        {"target": ["a", "a", "b", "b"], "bin": [0, 1, 0, 1], "y_pred": [1.0, 2.0, 3.0, 4.0], "slide_id": "s"}
+    )
     figures.plot_tile_gallery(tiles, [np.zeros((64, 64, 3), np.uint8)] * 4, axes=axes, tile_um=128.0, n_columns=2)
     assert [ax.get_ylabel() for ax in axes] == ["a", "", "b", ""]
     assert axes[3].texts[0].get_text() == "50 µm"
@@ -94,5 +98,7 @@ def test_structure_spots_and_pairs_carry_their_labels(ax):
     assert other.get_ylim()[0] > other.get_ylim()[1], "y runs down"
     assert any("1 mm" in text.get_text() for text in other.texts)
     third = new_figure()[1][0]
-    figures.plot_paired_genes(GENES.assign(x=GENES["value"], y=GENES["p"]), ax=third, xlabel="x", ylabel="y", named=["b"])
+    figures.plot_paired_genes(
+        GENES.assign(x=GENES["value"], y=GENES["p"]), ax=third, xlabel="x", ylabel="y", named=["b"]
+    )
     assert [text.get_text() for text in third.texts] == ["b"]

@@ -12,7 +12,9 @@ DRAWN = {"tile_um": 100.0, "size_um": (800.0, 500.0), "limits": (0.0, 2.0), "lab
 def test_tiles_lie_in_um_on_a_slide_that_is_wider_than_high() -> None:
     _, axes = new_figure(columns=2)
     coords = np.array([[0.0, 400.0], [700.0, 0.0]])
-    plot_score_overlay(np.zeros((50, 80, 3), np.uint8), coords, np.array([0.5, 1.5]), ax=axes[1], beside=axes[:1], **DRAWN)
+    plot_score_overlay(
+        np.zeros((50, 80, 3), np.uint8), coords, np.array([0.5, 1.5]), ax=axes[1], beside=axes[:1], **DRAWN
+    )
     ax = axes[1]
     assert ax.images[0].get_extent() == [0, 800, 500, 0]
     (tiles,) = ax.collections

@@ -210,7 +210,12 @@ def judged() -> dict[str, pd.DataFrame]:
         for model in ("clinical", "clinical + RNA") for g in range(4)
     ]  # fmt: skip
     decisions = pd.DataFrame(
-        {"model": "clinical", "threshold": [0.1, 0.2, 0.3], "net_benefit": [0.2, 0.1, 0.05], "treat_all": [0.2, 0.05, -0.1]}
+        {
+            "model": "clinical",
+            "threshold": [0.1, 0.2, 0.3],
+            "net_benefit": [0.2, 0.1, 0.05],
+            "treat_all": [0.2, 0.05, -0.1],
+        }
     )
     auc = pd.DataFrame({"model": "clinical + RNA", "time": [12.0, 24.0], "auc": [0.6, 0.65]})
     return {"calibration": pd.DataFrame(rows), "decisions": decisions, "auc": auc}
@@ -234,8 +239,20 @@ def test_calibration_decisions_and_auc_are_the_tables_own_numbers() -> None:
 def test_power_shows_its_interval_and_the_events_an_image_needs() -> None:
     from helpers.figures.style import new_figure
 
-    power = pd.DataFrame({"hazard_ratio": [1.3, 2.2], "image_ratio": [1.2, 1.7], "power": [0.3, 0.9], "ci_low": [0.2, 0.8], "ci_high": [0.4, 0.95], "formula": [0.31, 0.92], "mean_events": [90.0, 90.0]})
-    needs = pd.DataFrame({"rna_ratio": [1.3, 1.3, 2.2, 2.2], "correlation": [1.0, 0.5, 1.0, 0.5], "n_events": [457, 1800, 51, 206]})
+    power = pd.DataFrame(
+        {
+            "hazard_ratio": [1.3, 2.2],
+            "image_ratio": [1.2, 1.7],
+            "power": [0.3, 0.9],
+            "ci_low": [0.2, 0.8],
+            "ci_high": [0.4, 0.95],
+            "formula": [0.31, 0.92],
+            "mean_events": [90.0, 90.0],
+        }
+    )
+    needs = pd.DataFrame(
+        {"rna_ratio": [1.3, 1.3, 2.2, 2.2], "correlation": [1.0, 0.5, 1.0, 0.5], "n_events": [457, 1800, 51, 206]}
+    )
     _, axes = new_figure(width_mm=150, height_mm=60, columns=2)
     figures.plot_power(power, needs, axes=axes)
     assert {text.get_text() for text in axes[0].texts} >= {"RNA 1.3", "RNA 2.2"}
@@ -245,6 +262,19 @@ def test_power_shows_its_interval_and_the_events_an_image_needs() -> None:
 
 
 def test_a_forest_row_without_counts_leaves_their_cells_empty() -> None:
-    rows = pd.DataFrame([{"label": "a new site", "heading": False, "hazard_ratio": 1.5, "ci_low": 0.9, "ci_high": 2.4, "p": np.nan, "n": np.nan, "n_events": np.nan}])
+    rows = pd.DataFrame(
+        [
+            {
+                "label": "a new site",
+                "heading": False,
+                "hazard_ratio": 1.5,
+                "ci_low": 0.9,
+                "ci_high": 2.4,
+                "p": np.nan,
+                "n": np.nan,
+                "n_events": np.nan,
+            }
+        ]
+    )
     ax = figures.plot_forest(rows, ax=new_axes())
     assert "nan" not in "".join(texts(ax, "cell"))

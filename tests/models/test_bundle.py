@@ -39,7 +39,13 @@ def make_scorer(aggregation: str = "mean") -> FoldAverage:
 
 def make_manifest(**changes: object) -> BundleManifest:
     training = TrainingSummary(
-        n_cases=30, n_slides=31, scores=(1.0, 2.0, 3.0), cutoff=2.0, cutoff_origin="median", spearman=0.7, typical_error=0.5
+        n_cases=30,
+        n_slides=31,
+        scores=(1.0, 2.0, 3.0),
+        cutoff=2.0,
+        cutoff_origin="median",
+        spearman=0.7,
+        typical_error=0.5,
     )
     tiling = {k: v for k, v in TilingSpec().model_dump(mode="json").items() if k != "annotations_dir"}
     values = {
@@ -86,7 +92,9 @@ def test_other_aggregations_give_tiles_no_score(tmp_path: Path, aggregation: str
     width = len(pool_tiles(bag, aggregation=aggregation))
     model = fit_ridge(rng.normal(size=(30, width)), rng.normal(size=(30, 1)))
     fitted = load_fitted(FoldAverage([RidgeFit(model, aggregation)]).to_arrays())
-    assert fitted.predict([bag])[0] == pytest.approx(model.predict(pool_tiles(bag, aggregation=aggregation)[None])[0, 0])
+    assert fitted.predict([bag])[0] == pytest.approx(
+        model.predict(pool_tiles(bag, aggregation=aggregation)[None])[0, 0]
+    )
     with pytest.raises(ModelError, match=f"aggregation '{aggregation}' gives tiles no score"):
         fitted.score_tiles(bag)
 

@@ -78,8 +78,13 @@ def test_the_encoders_of_the_book_describe_structure_more_than_stain(name):
 
     plans = plan_training_slides(6, seed=77, slide_um=260.0)
     network = read_encoder(FOLDER / name)
-    pairs = [render_training_tiles([plan, replace(plan, stain_h=(0.6, 0.7, 0.387), stain_e=(0.2, 0.85, 0.487))]) for plan in plans]
-    means = np.array([[encode_tiles(network, pair.tiles[pair.slide == i]).mean(axis=0) for i in (0, 1)] for pair in pairs])
+    pairs = [
+        render_training_tiles([plan, replace(plan, stain_h=(0.6, 0.7, 0.387), stain_e=(0.2, 0.85, 0.487))])
+        for plan in plans
+    ]
+    means = np.array(
+        [[encode_tiles(network, pair.tiles[pair.slide == i]).mean(axis=0) for i in (0, 1)] for pair in pairs]
+    )
     spread = means.std(axis=(0, 1))
     between_stains = np.abs((means[:, 0] - means[:, 1]) / spread).mean()
     between_slides = np.abs((means[:-1, 0] - means[1:, 0]) / spread).mean()

@@ -98,7 +98,9 @@ def test_phantom_probes_predict_the_external_site_from_all_others():
 @pytest.mark.skipif(not (SHARED / "monuseg_breast").is_dir(), reason="MoNuSeg is not beside the repository")
 def test_monuseg_probes_count_every_outlined_nucleus_of_the_tiled_area():
     probe = read_monuseg_probe(SHARED / "monuseg_breast")
-    outlined = [file.read_text().count("<Region ") for file in sorted((SHARED / "monuseg_breast" / "annotations").glob("*.xml"))]
+    outlined = [
+        file.read_text().count("<Region ") for file in sorted((SHARED / "monuseg_breast" / "annotations").glob("*.xml"))
+    ]
     assert probe.tiles.shape == (64, 125, 125, 3)
     assert probe.labels["nuclei per tile"].sum() == pytest.approx(sum(outlined), rel=0.01)
 
@@ -120,7 +122,13 @@ def test_a_folder_without_outlines_is_refused(tmp_path):
 
 def test_a_transferred_probe_is_fitted_on_the_source_and_judged_on_the_target():
     features, source = make_probe()
-    target = ProbeSet("real", source.tiles[:50], pd.DataFrame({"count": source.labels["there"][:50]}), np.zeros(50, int), np.arange(50))
+    target = ProbeSet(
+        "real",
+        source.tiles[:50],
+        pd.DataFrame({"count": source.labels["there"][:50]}),
+        np.zeros(50, int),
+        np.arange(50),
+    )
     joined = transfer_probe(source, target, source.labels["there"].to_numpy(float), label="count")
     assert joined.name == "real, fitted on the phantom"
     assert (joined.fold == -1).sum() == 200

@@ -123,7 +123,10 @@ def test_two_processes_that_share_a_batch_do_what_one_does(tmp_path: Path) -> No
 
 
 def test_bfloat16_trains_to_about_the_same_error(tmp_path: Path) -> None:
-    plain, half = (fit_job(make_job(tmp_path / name, precision=name), devices=[torch.device("cpu")]) for name in ("float32", "bfloat16"))
+    plain, half = (
+        fit_job(make_job(tmp_path / name, precision=name), devices=[torch.device("cpu")])
+        for name in ("float32", "bfloat16")
+    )
     assert half.precision == "bfloat16"
     assert [row["loss"] for row in half.history] == pytest.approx([row["loss"] for row in plain.history], rel=0.1)
     assert half.history[0]["loss"] != plain.history[0]["loss"], "it was not computed in another precision"
@@ -201,7 +204,9 @@ def test_calibration_puts_the_training_cases_on_the_line_and_changes_no_rank(tmp
     for name in ("none", "training"):
         spec = make_spec(calibration=name, **LEARN)
         networks = train_ensemble(bank, lambda _: shifted, splits, spec, folder=tmp_path, device="cpu")
-        found[name] = predict_study(bank, networks, lambda _: shifted, splits, spec, device="cpu", aggregations=["mean"])[0]
+        found[name] = predict_study(
+            bank, networks, lambda _: shifted, splits, spec, device="cpu", aggregations=["mean"]
+        )[0]
     tiles = score_tiles(bank, networks[:1], networks[0].seen, spec, device="cpu")
     pooled = aggregate_scores(tiles, targets=["prolif11"], aggregation="mean")["prolif11"]
     slope, intercept = np.polyfit(pooled, shifted.loc[pooled.index, "prolif11"], 1)
@@ -224,7 +229,10 @@ def test_a_network_that_learnt_nothing_is_not_calibrated(tmp_path: Path, capsys:
 
 def test_aggregation_is_over_all_tiles_of_a_case() -> None:
     tiles = pd.DataFrame({"case_id": ["a", "a", "a", "b"], "slide_id": ["1", "1", "2", "3"], "t": [0.0, 1.0, 8.0, 5.0]})
-    found = {name: aggregate_scores(tiles, targets=["t"], aggregation=name)["t"].tolist() for name in ("mean", "median", "p75")}
+    found = {
+        name: aggregate_scores(tiles, targets=["t"], aggregation=name)["t"].tolist()
+        for name in ("mean", "median", "p75")
+    }
     assert found == {"mean": [3.0, 5.0], "median": [1.0, 5.0], "p75": [4.5, 5.0]}
 
 
@@ -246,7 +254,9 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
 
 def test_rates_are_those_of_the_presets() -> None:
     sgd = make_spec(optimiser="sgd_nesterov")
-    assert [compute_rate(sgd, step, steps_per_epoch=4) for step in (0, 3, 4, 8)] == pytest.approx([1e-3, 1e-3, 9e-4, 8.1e-4])
+    assert [compute_rate(sgd, step, steps_per_epoch=4) for step in (0, 3, 4, 8)] == pytest.approx(
+        [1e-3, 1e-3, 9e-4, 8.1e-4]
+    )
     assert compute_rate(make_spec(optimiser="adam"), 77, steps_per_epoch=4) == 1e-5
     cosine = [compute_rate(make_spec(epochs=10), step, steps_per_epoch=10) for step in range(100)]
     assert cosine[0] == pytest.approx(5e-5)
@@ -265,7 +275,9 @@ def test_targets_are_scaled_by_sd_or_by_variance() -> None:
 
 
 def test_the_network_starts_at_the_mean_and_drops_half_in_training_only() -> None:
-    network = build_regressor("resnet18", n_targets=2, model_args={"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}, seed=1)
+    network = build_regressor(
+        "resnet18", n_targets=2, model_args={"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}, seed=1
+    )
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(network.eval()(images), torch.zeros(4, 2))
     torch.nn.init.ones_(network[2].weight)
@@ -289,7 +301,9 @@ def test_weights_that_do_not_fit_and_unknown_architectures_are_refused(tmp_path:
     assert read_normalisation(network) == {"mean": (0.7, 0.5, 0.6), "sd": (0.1, 0.2, 0.3)}
     with pytest.raises(ModelError, match="weights 'w.safetensors' do not fit resnet18: 103 of 120 tensors"):
         build_regressor("resnet18", n_targets=1, weights=tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match=r"inception_v3 does not take model_args layers, channels .* Give its own, or model_args: \{\}"):
+    with pytest.raises(
+        ModelError, match=r"inception_v3 does not take model_args layers, channels .* Give its own, or model_args: \{\}"
+    ):
         build_regressor("inception_v3", n_targets=1, model_args=small)
     with pytest.raises(ModelError, match=r"timm knows no 'resnet19'. Names like it: "):
         build_regressor("resnet19", n_targets=1)
@@ -299,6 +313,8 @@ def test_a_fold_without_cases_to_stop_by_is_refused(tmp_path: Path) -> None:
     labels, targets, splits = make_cohort()
     bank = DrawnBank(labels)
     with pytest.raises(SplitError, match="0 of role 'val'"):
-        train_ensemble(bank, lambda _: targets, splits[splits["role"] != "val"], make_spec(), folder=tmp_path, device="cpu")
+        train_ensemble(
+            bank, lambda _: targets, splits[splits["role"] != "val"], make_spec(), folder=tmp_path, device="cpu"
+        )
     with pytest.raises(SplitError, match=r"no folds of repeat 3, only of \[0\]"):
         train_ensemble(bank, lambda _: targets, splits, make_spec(repeat=3), folder=tmp_path, device="cpu")

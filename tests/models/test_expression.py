@@ -83,7 +83,11 @@ def test_a_case_is_mapped_by_the_model_that_did_not_see_it() -> None:
 
 @pytest.mark.parametrize(
     ("arms", "said"),
-    [(["ridge", "magic"], "arm 'magic' does not exist"), (["ridge", "ridge"], "is named twice"), (["blend"], "combine others")],
+    [
+        (["ridge", "magic"], "arm 'magic' does not exist"),
+        (["ridge", "ridge"], "is named twice"),
+        (["blend"], "combine others"),
+    ],
 )
 def test_arms_that_cannot_be_are_refused(arms, said) -> None:
     study, expression = make_study(30)

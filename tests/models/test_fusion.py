@@ -40,7 +40,9 @@ QUICK = FusionRecipe(max_epochs=4, dim=8, n_components=6, n_inner=3)
 ARMS = ["image_linear", "genes_linear", "late_fusion", "cross_attention"]
 
 
-def draw_study(kind: str = "both", *, n: int = 90, external: int = 30, seed: int = 5, recipe: FusionRecipe = QUICK) -> FusionStudy:
+def draw_study(
+    kind: str = "both", *, n: int = 90, external: int = 30, seed: int = 5, recipe: FusionRecipe = QUICK
+) -> FusionStudy:
     """A phantom's tables, with simulated tile features and a planted label."""
     truth = plan_cohort(PhantomSpec(n_cases=n, n_external=external, seed=seed, render=False, n_null_genes=5))
     expression = widen_expression(truth.expression)
@@ -49,7 +51,9 @@ def draw_study(kind: str = "both", *, n: int = 90, external: int = 30, seed: int
     bags = collect_bags(simulate_bags(truth.cases_truth, seed=seed, n_tiles=10, n_features=10))
     owners, site = pd.Index(truth.cases["case_id"]), truth.cases.set_index("case_id")["site"]
     labels = plant_label(truth.cases_truth, kind=kind, seed=seed)
-    return make_study(bags, owners, expression, labels, groups=groups, splits=splits, site=site, seed=seed, target=kind, recipe=recipe)
+    return make_study(
+        bags, owners, expression, labels, groups=groups, splits=splits, site=site, seed=seed, target=kind, recipe=recipe
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +88,12 @@ def test_nothing_about_the_judged_fold_is_an_argument_of_the_fit(study) -> None:
     assert not np.allclose(spoilt.loc[others, "y_pred"], honest.loc[others, "y_pred"])
     genes = study.inputs.genes.copy()
     genes[test] += 100.0
-    shifted, _ = predict_fusion(replace(study, inputs=FusionInputs(study.inputs.bags, genes)), ["cross_attention"], repeats=[0])
-    assert shifted.loc[mine, "threshold"].tolist() == honest.loc[mine, "threshold"].tolist(), "scaling is the training part's"
+    shifted, _ = predict_fusion(
+        replace(study, inputs=FusionInputs(study.inputs.bags, genes)), ["cross_attention"], repeats=[0]
+    )
+    assert shifted.loc[mine, "threshold"].tolist() == honest.loc[mine, "threshold"].tolist(), (
+        "scaling is the training part's"
+    )
 
 
 def test_threads_and_the_global_seed_change_no_number(study) -> None:
@@ -130,7 +138,9 @@ def test_exchanging_images_stays_inside_sites_and_gives_each_image_to_one_case(s
     assert sorted(order) == list(range(len(order)))
     assert find_exchange(study, "", 0) == {}
     unstated = replace(study, site=pd.Series(study.cases, index=study.cases))
-    assert (find_exchange(unstated, "genes", 0)["genes_of"] != np.arange(len(order))).mean() > 0.9, "no site: all exchange"
+    assert (find_exchange(unstated, "genes", 0)["genes_of"] != np.arange(len(order))).mean() > 0.9, (
+        "no site: all exchange"
+    )
 
 
 def test_attention_sums_to_one_and_contributions_add_up_to_the_gene_readout(predicted, study) -> None:
@@ -157,7 +167,9 @@ def test_a_network_forward_pass_is_what_the_formula_says(study) -> None:
     train = np.arange(60)
     part = study.inputs.take(train)
     folds = plan_inner_classes(y[train], groups=None, n_folds=2)
-    network = train_network(part, y[train], slots=lay_out_genes(study.groups, study.genes), recipe=QUICK, folds=folds, seed=1)
+    network = train_network(
+        part, y[train], slots=lay_out_genes(study.groups, study.genes), recipe=QUICK, folds=folds, seed=1
+    )
     w = {name: value[1].detach().numpy().astype(float) for name, value in network.weights.items()}
     tiles = np.tanh(network.scale_tiles(part.bags[7]).numpy() @ w["tile"] + w["tile_bias"])
     slots = network.scale_genes(part.genes[7:8]).numpy()[0]
@@ -170,7 +182,9 @@ def test_a_network_forward_pass_is_what_the_formula_says(study) -> None:
     h = QUICK.dim
     seen = [token + soften(token @ w["q"] @ (tiles @ w["k"]).T / np.sqrt(h)) @ (tiles @ w["v"]) for token in genes]
     told = [tile + soften(tile @ w["q2"] @ (genes @ w["k2"]).T / np.sqrt(h)) @ (genes @ w["v2"]) for tile in tiles]
-    logit = (np.array(seen) * w["out_gene"]).sum() / np.sqrt(h * 3) + np.mean(told, axis=0) @ w["out_tile"][0] / np.sqrt(h)
+    logit = (np.array(seen) * w["out_gene"]).sum() / np.sqrt(h * 3) + np.mean(told, axis=0) @ w["out_tile"][
+        0
+    ] / np.sqrt(h)
     found = network.predict(study.inputs.take(train[7:8]), ("image", "genes"))[1, 0]
     assert found == pytest.approx(logit + w["out_bias"][0, 0], abs=1e-4)
 
@@ -241,7 +255,11 @@ def test_held_out_logits_come_from_models_that_did_not_see_the_case() -> None:
 def test_a_path_that_only_harms_gets_weight_zero_and_better_ones_more() -> None:
     rng = np.random.default_rng(5)
     y = (np.arange(400) % 2).astype(float)
-    good, weak, wrong = 2 * (2 * y - 1) + rng.normal(size=400), (2 * y - 1) + 2 * rng.normal(size=400), -(2 * y - 1) + 4 * rng.normal(size=400)
+    good, weak, wrong = (
+        2 * (2 * y - 1) + rng.normal(size=400),
+        (2 * y - 1) + 2 * rng.normal(size=400),
+        -(2 * y - 1) + 4 * rng.normal(size=400),
+    )
     stack = fit_stack(np.column_stack([good, weak, wrong]), y)
     assert stack.coefficients[2] == 0
     assert stack.coefficients[0] > stack.coefficients[1] > 0
@@ -271,7 +289,12 @@ def test_panels_draw_no_gene_of_the_label_and_tiles_are_limited(study, repositor
     expression = widen_expression(truth.expression)
     groups, _ = match_groups(read_gmt(repository / "data" / "gene_groups.gmt"), expression.columns)
     panels = list_panels(groups, list(expression.columns), sizes=[5, 99], n_draws=2, rng=np.random.default_rng(0))
-    assert [(panel, draw) for panel, draw, _ in panels] == [("all groups", 0), ("no PAM50 gene", 0), ("5 random", 0), ("5 random", 1)]
+    assert [(panel, draw) for panel, draw, _ in panels] == [
+        ("all groups", 0),
+        ("no PAM50 gene", 0),
+        ("5 random", 0),
+        ("5 random", 1),
+    ]
     drawn = {gene for _, _, members in panels[1:] for group in members.values() for gene in group}
     assert not drawn & set(groups["PROLIFERATION"])
     found = predict_panels(study, expression, panels[2:3], arms=["genes_linear"])

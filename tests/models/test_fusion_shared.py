@@ -61,7 +61,9 @@ def test_genes_alone_reach_the_published_fusion_on_its_own_site(tcga, labels, re
     site = pd.Series("A2", index=alone.index)
     study = make_study(blank, alone.index, expression, alone, groups=groups, splits=folds, site=site, seed=1)
     predictions, _ = predict_fusion(study, ["genes_linear"])
-    found = compute_arm_performance(predictions, n_boot=100, rng=np.random.default_rng(0)).set_index("quantity")["value"]
+    found = compute_arm_performance(predictions, n_boot=100, rng=np.random.default_rng(0)).set_index("quantity")[
+        "value"
+    ]
     assert found["f1"] > 0.90
     assert found["pr_auc"] > 0.98
 

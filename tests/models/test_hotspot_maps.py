@@ -29,7 +29,14 @@ from tests.models.toy_genes import make_study
 def make_bag(n: int = 6) -> FeatureBag:
     qc = pd.DataFrame({"brightness": np.linspace(100, 250, n), "focus_laplacian_var": np.linspace(5, 60, n)})
     coords = np.stack([np.arange(n) * 100, np.zeros(n, int)], axis=1)
-    return FeatureBag(features=np.zeros((n, 2), np.float32), coords_l0=coords, qc=qc, attributes={}, dialect="histobook", coords_um=None)
+    return FeatureBag(
+        features=np.zeros((n, 2), np.float32),
+        coords_l0=coords,
+        qc=qc,
+        attributes={},
+        dialect="histobook",
+        coords_um=None,
+    )
 
 
 def test_the_published_filters_leave_out_white_and_flat_tiles_and_half_of_a_duplicate() -> None:
@@ -72,8 +79,12 @@ def cohort():
         planted = rng.normal(size=36)
         features = np.stack([2 * planted, rng.normal(size=36), rng.normal(size=36)], axis=1).astype(np.float32)
         values = pd.DataFrame({"proliferation": planted, "til": rng.normal(size=36), "tumour": rng.uniform(0.5, 1, 36)})
-        truth = PlantedTiles(values, np.ones(36, bool), {"proliferation": grid[[planted.argmax()]] + 50, "til": np.empty((0, 2))})
-        slides.append(SlideTiles(f"s{i}", study.cases[10 + i], features, grid, grid.astype(int), 100.0, None, 1.0, truth))
+        truth = PlantedTiles(
+            values, np.ones(36, bool), {"proliferation": grid[[planted.argmax()]] + 50, "til": np.empty((0, 2))}
+        )
+        slides.append(
+            SlideTiles(f"s{i}", study.cases[10 + i], features, grid, grid.astype(int), 100.0, None, 1.0, truth)
+        )
     return study, fits[arm], slides
 
 

@@ -42,7 +42,7 @@ def test_attention_finds_the_tiles_that_carry_the_target() -> None:
     ridge = fit_ridge(bags.pool("mean"), y[:, None], groups=site)
     by_ridge = np.corrcoef(ridge.predict(new.pool("mean"))[:, 0], truth)[0, 1]
     assert np.corrcoef(fitted.predict(new), truth)[0, 1] > by_ridge + 0.1
-    weights = np.stack([fitted.fitted.weigh_tiles(new[i]) for i in range(len(new))])
+    weights = np.stack([fitted.fitted.fits[0].weigh_tiles(new[i]) for i in range(len(new))])
     assert weights.sum(axis=1) == pytest.approx(1)
     needles = np.stack([new[i][:, 0] > 2 for i in range(len(new))])
     assert weights[needles].mean() > 2 * weights[~needles].mean()
@@ -63,12 +63,16 @@ def test_a_seed_decides_and_targets_may_be_several() -> None:
     assert a.shape == (50, 2)
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
+    prepared = arm.prepare(bags, groups=site, rng=np.random.default_rng(1))
+    assert np.array_equal(prepared.fit(both).predict(bags), a)
+    alone = prepared.fit(both[:, 1:]).predict(bags)  # again, and without the other target
+    assert alone == pytest.approx(a[:, 1:], abs=1e-6)
 
 
 def test_mean_mil_weighs_all_tiles_alike_so_a_case_is_the_mean_of_its_tiles() -> None:
     bags, y, site = make_needles(50)
     fitted = MilArm(attention=False, max_epochs=3).fit(bags, y, site, np.random.default_rng(1))
-    assert fitted.fitted.weigh_tiles(bags[0]) == pytest.approx(1 / 40)
+    assert fitted.fitted.fits[0].weigh_tiles(bags[0]) == pytest.approx(1 / 40)
     assert fitted.score_tiles(bags[4]).mean() == pytest.approx(fitted.predict(bags)[4], abs=1e-4)
 
 

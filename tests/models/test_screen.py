@@ -120,7 +120,9 @@ def test_simulated_screens_count_what_was_wrong() -> None:
         y[:, :4] += 2 * x[:, [0]]
         return y, np.arange(10) >= 4
 
-    screens = simulate_screens(smoother, draw, groups=site, n_cohorts=40, n_permutations=99, rng=np.random.default_rng(1))
+    screens = simulate_screens(
+        smoother, draw, groups=site, n_cohorts=40, n_permutations=99, rng=np.random.default_rng(1)
+    )
     found = summarise_screens(screens)
     assert found["null_share"] == pytest.approx(0.6)
     assert found["power"] > 0.9

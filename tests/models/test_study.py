@@ -72,17 +72,26 @@ def test_the_plain_ridge_gives_the_numbers_of_the_older_route() -> None:
     )
 
 
-@pytest.mark.parametrize("arm", ["ridge", "ensemble"])
+@pytest.mark.parametrize("arm", ["ridge", "ensemble", "mean_mil", "ensemble_all"])
 def test_refitting_the_true_labels_gives_the_reported_predictions(arm: str) -> None:
     study, targets = make_study()
     predictions, _ = predict_arms(study, lambda _: targets, [arm], repeats=[0])
-    folds = ArmFolds(study, arm)
+    folds = ArmFolds(study, arm, workers=2)
     mine = predictions[predictions["target"] == "prolif11"].set_index("case_id")["y_pred"]
     refitted = folds.refit(targets.loc[folds.cases].to_numpy())[:, 0]
     assert refitted == pytest.approx(mine.loc[folds.cases].to_numpy())
     models = folds.fit(targets.loc[folds.cases].to_numpy())
     outside = pd.Index(study.frozen["case_id"])
     assert folds.predict_outside(models, outside)[:, 0] == pytest.approx(mine.loc[outside].to_numpy())
+
+
+def test_what_is_trained_anew_for_each_label_says_what_a_null_will_take() -> None:
+    study, targets = make_study()
+    labels = targets.to_numpy()
+    assert ArmFolds(study, "ridge").describe_cost(labels, n_refits=99) == "99 refits share their factorisation"
+    slow = ArmFolds(study, "svr_linear")
+    said = slow.describe_cost(targets.loc[slow.cases].to_numpy(), n_refits=99)
+    assert said.startswith("99 refits train svr_linear anew, about ")
 
 
 def test_members_are_fitted_once() -> None:
@@ -98,5 +107,3 @@ def test_what_cannot_be_done_says_so() -> None:
         predict_arms(study, lambda _: targets, ["lasso"])
     with pytest.raises(ModelError, match="arm 'pls' is named twice"):
         predict_arms(study, lambda _: targets, ["pls", "pls"])
-    with pytest.raises(ModelError, match="rests on svr_linear, svr_gaussian, mean_mil, attention_mil, which cannot"):
-        ArmFolds(study, "ensemble_all")

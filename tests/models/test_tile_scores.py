@@ -1,5 +1,6 @@
 """Tile scores: what a high call rests on, exactly, and on the published scores of three real slides."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,10 @@ def test_arms_are_asked_whether_they_score_tiles() -> None:
     rng = np.random.default_rng(3)
     bags, y = collect_bags([rng.normal(size=(6, 3)) for _ in range(20)]), rng.normal(size=20)
     fits = {name: [find_arm(name).fit(bags, y, None, rng) for _ in range(2)] for name in ("ridge", "ridge_kernel")}
+    needle = find_arm("attention_mil_plain").fit(bags, y, None, rng).fitted.fits[0]
+    nets = needle.nets | {"u": np.ones_like(needle.nets["u"]), "w2": np.ones_like(needle.nets["w2"])}
+    assert not has_tile_scores([replace(needle, nets=nets)], bags[0])  # attention: tiles count unequally
+    assert has_tile_scores([replace(needle, nets=nets, attention=False)], bags[0])
     assert has_tile_scores(fits["ridge"], bags[0])
     assert not has_tile_scores(fits["ridge_kernel"], bags[0])
     expected = (fits["ridge"][0].score_tiles(bags[0]) + fits["ridge"][1].score_tiles(bags[0])) / 2

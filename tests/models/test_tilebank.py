@@ -72,7 +72,9 @@ def test_the_choice_of_tiles_depends_on_the_slide_alone_and_on_the_filters(tiled
     assert set(both[1].rows) <= set(passed)
     whole, _ = make_pools(table, folder, filters=FILTERS, tiles_per_slide=None, seed=1)
     assert whole[1].rows.tolist() == passed.tolist()
-    _, lost = make_pools(table, folder, filters={**FILTERS, "min_tissue_fraction": 1.0, "min_sharpness": 2.0}, tiles_per_slide=5, seed=1)
+    _, lost = make_pools(
+        table, folder, filters={**FILTERS, "min_tissue_fraction": 1.0, "min_sharpness": 2.0}, tiles_per_slide=5, seed=1
+    )
     assert lost.keys() == {"S-1", "S-2"}
     assert "tiles passes the filters" in lost["S-1"]
 

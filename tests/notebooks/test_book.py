@@ -167,7 +167,14 @@ def test_plain_papermill_runs_a_chapter_as_the_how_to_says(book, tmp_path):
         f" | '{sys.executable}' -m papermill - '{tmp_path}/out.ipynb' -f '{tmp_path}/parameters.yaml' --cwd notebooks"
     )
     environment = os.environ | {"HISTOBOOK_ROOT": str(book.root)}
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=book.root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=book.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((book.results / "09@plain" / "run.json").read_text())["status"] == "finished"
 

@@ -26,7 +26,18 @@ def test_training_anew_writes_into_the_run_and_not_into_data(tmp_path):
     shipped = sorted((tmp_path / "data" / "encoders").rglob("*.*"))
     before = [fingerprint(path) for path in shipped if path.is_file()]
     options = [word for name, value in TINY.items() for word in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "helpers.book.cli", "run", "A1", "--profile", "phantom", "--name", "tiny", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "helpers.book.cli",
+        "run",
+        "A1",
+        "--profile",
+        "phantom",
+        "--name",
+        "tiny",
+        *options,
+    ]
     environment = os.environ | {"HISTOBOOK_ROOT": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     folder = tmp_path / "results" / "phantom" / "A1@tiny"

@@ -25,7 +25,9 @@ def test_parameters_are_the_run_parameters_and_then_the_spec_s_fields(notebook):
     declared = list(read_parameters(notebook))
     first = [name for name in declared if name in RUN_PARAMETERS]
     assert declared[: len(first)] == first, "run parameters come first"
-    assert set(RUN_PARAMETERS) - {"data_dir"} <= set(first), "each chapter takes where, by what name and on what it runs"
+    assert set(RUN_PARAMETERS) - {"data_dir"} <= set(first), (
+        "each chapter takes where, by what name and on what it runs"
+    )
     assert declared[len(first) :] == list(find_spec(notebook).model_fields), "same names, same order"
 
 
@@ -33,7 +35,9 @@ def test_parameters_are_the_run_parameters_and_then_the_spec_s_fields(notebook):
 def test_defaults_validate_and_are_the_spec_s_own(notebook):
     spec = build_spec(notebook, read_parameters(notebook), {})
     plain = find_spec(notebook).from_values({})
-    assert spec.key_fields() == plain.key_fields(), "a default stands twice, in the spec and in the chapter, and differs"
+    assert spec.key_fields() == plain.key_fields(), (
+        "a default stands twice, in the spec and in the chapter, and differs"
+    )
 
 
 @every_chapter
@@ -66,7 +70,9 @@ def test_a_chapter_has_a_title_that_says_what_is_done_and_cells_of_one_screen(no
     long = [cell.source[:60] for cell in cells if cell.cell_type == "code" and len(cell.source.splitlines()) > 30]
     parameters = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert set(long) <= {cell.source[:60] for cell in parameters}, f"code cells longer than a screen: {long}"
-    assert any("checks" in cell.metadata.get("tags", []) for cell in cells), "no cell says what a scientist would assert"
+    assert any("checks" in cell.metadata.get("tags", []) for cell in cells), (
+        "no cell says what a scientist would assert"
+    )
 
 
 @every_profile

@@ -37,14 +37,18 @@ def write_tables(folder: Path, *, n: int = 12) -> Path:
     clinical.to_csv(folder / "SCANB.9206.csv", index=False)
     genes = read_signature("prolif11")
     values = np.exp(2 + level + rng.normal(0, 0.2, (len(genes), n)))
-    pd.DataFrame(values, index=genes, columns=libraries).to_csv(folder / "SCANB.9206.genematrix_noNeg.Symbol.txt", sep="\t")
+    pd.DataFrame(values, index=genes, columns=libraries).to_csv(
+        folder / "SCANB.9206.genematrix_noNeg.Symbol.txt", sep="\t"
+    )
     return folder
 
 
 def test_chapters_00_and_04_run_on_the_tables_and_answer_for_the_relapse_free_interval(tmp_path: Path) -> None:
     root = tmp_path / "book"
     for folder in ("notebooks", "config", "data", "docs"):
-        shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("cohorts", "_build", "__pycache__"))
+        shutil.copytree(
+            REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("cohorts", "_build", "__pycache__")
+        )
     tables = write_tables(tmp_path / "scanb")
     environment = os.environ | {"HISTOBOOK_ROOT": str(root)}
     for number in ("00", "04"):
@@ -53,7 +57,13 @@ def test_chapters_00_and_04_run_on_the_tables_and_answer_for_the_relapse_free_in
         assert done.returncode == 0, done.stderr[-3000:]
     chapter = root / "results" / "scanb" / "04_estimate_survival"
     results = pd.read_csv(chapter / "tables" / "hazard_ratios.csv")
-    assert results.loc[0, ["role", "endpoint", "measured", "n", "n_events"]].tolist() == ["primary", "dfi", "rna", 12, 6]
+    assert results.loc[0, ["role", "endpoint", "measured", "n", "n_events"]].tolist() == [
+        "primary",
+        "dfi",
+        "rna",
+        12,
+        6,
+    ]
     assert (chapter / "tables" / "hazard_ratios.tex").read_text().startswith("\\begin{tabular}")
     assumed = json.dumps(json.loads((root / "results" / "scanb" / "00_build_cohort" / "run.json").read_text()))
     assert "RFi counts recurrence" in assumed, "what is assumed of the tables is on record"

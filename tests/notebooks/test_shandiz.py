@@ -55,7 +55,9 @@ def write_record(folder: Path, *, n: int = 12, n_tiles: int = 6) -> Path:
 
 def test_the_published_layout_runs_end_to_end(tmp_path) -> None:
     for name in ("notebooks", "config", "data", "docs"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("cohorts", "_build", "__pycache__"))
+        shutil.copytree(
+            REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("cohorts", "_build", "__pycache__")
+        )
     raw = write_record(tmp_path / "raw")
     profile = yaml.safe_load((tmp_path / "config" / "shandiz.yaml").read_text())
     for number, values in QUICK.items():

@@ -97,7 +97,9 @@ def test_where_nothing_attenuates_the_planted_log_hazard_ratio_comes_back() -> N
 
 
 def test_without_an_effect_every_hazard_ratio_is_one() -> None:
-    truth = compute_estimands(PhantomSpec(log_hr_proliferation=0, log_hr_size=0, log_hr_nodes=0, log_hr_age=0, other_death_60=0), n=SMALL)
+    truth = compute_estimands(
+        PhantomSpec(log_hr_proliferation=0, log_hr_size=0, log_hr_nodes=0, log_hr_age=0, other_death_60=0), n=SMALL
+    )
     z = [row["log_hr"] / row["mc_se"] for row in truth["rows"]]
     assert np.abs(z).max() < 4.5
 
@@ -129,7 +131,9 @@ def test_ceiling_is_what_the_stated_noise_allows(table: dict) -> None:
 
 
 def test_an_estimand_that_was_not_tabulated_names_what_was(table: dict) -> None:
-    with pytest.raises(PhantomError, match=r"no truth was tabulated for .*'horizon_months': 36.*Tabulated: .*120\.0, 60\.0, None"):
+    with pytest.raises(
+        PhantomError, match=r"no truth was tabulated for .*'horizon_months': 36.*Tabulated: .*120\.0, 60\.0, None"
+    ):
         find_estimand(table, score="latent", horizon_months=36)
 
 
@@ -149,7 +153,10 @@ def test_cohort_estimand_of_a_large_cohort_is_the_populations(table: dict) -> No
 def test_cohort_estimand_of_a_useless_score_is_one() -> None:
     truth = plan_cohort(PhantomSpec(n_cases=400, n_external=0, render=False))
     noise = np.random.default_rng(3).normal(size=(400, 6))
-    found = [compute_cohort_estimand(truth.spec, truth.cases_truth, truth.cases, noise[:, i], n=40_000)["log_hr"] for i in range(6)]
+    found = [
+        compute_cohort_estimand(truth.spec, truth.cases_truth, truth.cases, noise[:, i], n=40_000)["log_hr"]
+        for i in range(6)
+    ]
     assert abs(np.mean(found)) < 0.1
 
 
@@ -182,13 +189,22 @@ def test_attenuation_table_ends_in_the_measured_score_and_the_latent(table: dict
 def test_other_covariates_are_another_estimand(table: dict) -> None:
     names = ["age_years", "tumour_size_mm", "nodes_positive"]
     find_estimand(table, score="latent", adjustment="clinical", covariates=names[::-1])
-    with pytest.raises(PhantomError, match="adjusted for age_years, grade; the truth of 'clinical' was tabulated for age_years, tumour_size_mm"):
+    with pytest.raises(
+        PhantomError,
+        match="adjusted for age_years, grade; the truth of 'clinical' was tabulated for age_years, tumour_size_mm",
+    ):
         find_estimand(table, score="latent", adjustment="clinical", covariates=["age_years", "grade"])
 
 
 def test_cohort_estimand_adjusts_for_any_column_of_the_cases() -> None:
     truth = plan_cohort(PhantomSpec(n_cases=2_000, n_external=0, render=False))
-    options = {"spec": truth.spec, "cases_truth": truth.cases_truth, "cases": truth.cases, "score": truth.cases_truth["latent"], "n": 40_000}
+    options = {
+        "spec": truth.spec,
+        "cases_truth": truth.cases_truth,
+        "cases": truth.cases,
+        "score": truth.cases_truth["latent"],
+        "n": 40_000,
+    }
     named = compute_cohort_estimand(**options, adjustment="clinical")
     listed = compute_cohort_estimand(**options, covariates=["age_years", "tumour_size_mm", "nodes_positive"])
     assert listed == named

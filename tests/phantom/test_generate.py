@@ -143,7 +143,9 @@ def test_the_mark_of_a_cohort_is_its_spec_and_the_hash_of_its_tables(first: Path
 
 def test_somebody_elses_cohort_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("case_id\n1\n")
-    with pytest.raises(PhantomError, match=r"holds a cases.csv but no truth/spec.json, so it is no phantom.*nothing was written"):
+    with pytest.raises(
+        PhantomError, match=r"holds a cases.csv but no truth/spec.json, so it is no phantom.*nothing was written"
+    ):
         generate_cohort(SPEC, tmp_path)
     assert hash_files(tmp_path).keys() == {"cases.csv"}
 

@@ -83,7 +83,9 @@ def test_genes_that_are_not_null_carry_the_batch_of_their_site(drawn: dict) -> N
     assert not set(genes) & set(drawn["loadings"].query("role in ('null', 'housekeeping')")["gene"])
 
 
-@pytest.mark.parametrize("effect", [effect for effect in OMICS if effect.driver in ("proliferation", "til")], ids=lambda e: e.feature)
+@pytest.mark.parametrize(
+    "effect", [effect for effect in OMICS if effect.driver in ("proliferation", "til")], ids=lambda e: e.feature
+)
 def test_linked_features_follow_their_driver_in_the_planted_direction(drawn: dict, effect) -> None:
     driver = drawn["cases"]["latent" if effect.driver == "proliferation" else "til_z"]
     assert np.sign(drawn["omics"][effect.feature].corr(pd.Series(driver))) == np.sign(effect.effect)

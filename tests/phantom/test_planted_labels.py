@@ -28,7 +28,9 @@ def test_each_label_follows_its_drivers_and_no_other(truth) -> None:
     for kind in ("interaction", "nothing"):
         assert found[kind] == pytest.approx((0.5, 0.5), abs=0.06)
     y = plant_label(truth, kind="interaction", seed=1).to_numpy()
-    assert roc_auc_score(y, standardise(image) * standardise(genes)) > 0.7, "the interaction is there, though neither alone says so"
+    assert roc_auc_score(y, standardise(image) * standardise(genes)) > 0.7, (
+        "the interaction is there, though neither alone says so"
+    )
 
 
 def test_the_drivers_are_nearly_independent(truth) -> None:

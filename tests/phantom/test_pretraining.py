@@ -117,7 +117,9 @@ def test_the_recorded_training_slides_are_drawn_again_with_the_same_pixels(recor
 def test_no_plan_of_the_book_was_trained_on(record):
     trained = {slide["plan_key"] for slide in record["slides"]}
     assert len(trained) == record["spec"]["n_slides"]
-    seeds = {plan.seed for plan in plan_training_slides(record["spec"]["n_slides"], seed=record["spec"]["training_seed"])}
+    seeds = {
+        plan.seed for plan in plan_training_slides(record["spec"]["n_slides"], seed=record["spec"]["training_seed"])
+    }
     for seed in (20261, *VALIDATE_SEEDS):
         for plan in list_book_plans(seed):
             assert compute_plan_key(plan) not in trained

@@ -54,7 +54,9 @@ def test_other_deaths_rise_with_age_as_gompertz_says() -> None:
         g = spec.other_death_slope
         integral = spec.other_death_60 * np.exp(g * (age - 60)) * np.expm1(g * 10) / g
         expected = np.mean(1 - np.exp(-integral))
-        assert (times["other_death"][chosen] < 120).mean() == pytest.approx(expected, abs=4 * np.sqrt(0.25 / chosen.sum()))
+        assert (times["other_death"][chosen] < 120).mean() == pytest.approx(
+            expected, abs=4 * np.sqrt(0.25 / chosen.sum())
+        )
 
 
 def test_death_after_recurrence_has_the_planted_median() -> None:
@@ -97,7 +99,12 @@ def test_without_dropout_and_other_deaths_only_accrual_censors() -> None:
 
 
 def test_linear_predictor_of_the_reference_case_is_zero() -> None:
-    case = {"latent": np.zeros(1), "log_nodes": np.array([0.63]), "log2_size": np.array([0.2]), "age_years": np.array([61.0])}
+    case = {
+        "latent": np.zeros(1),
+        "log_nodes": np.array([0.63]),
+        "log2_size": np.array([0.2]),
+        "age_years": np.array([61.0]),
+    }
     assert compute_linear_predictor(PhantomSpec(), case)[0] == 0.0
 
 

@@ -130,7 +130,16 @@ def test_two_readings_of_a_grade_agree_as_often_as_two_gradings_of_tcga() -> Non
 
 @pytest.mark.parametrize(
     ("size_mm", "nodes", "stage"),
-    [(20, 0, "I"), (21, 0, "IIA"), (15, 1, "IIA"), (50, 3, "IIB"), (51, 0, "IIB"), (51, 1, "IIIA"), (10, 4, "IIIA"), (10, 10, "IIIC")],
+    [
+        (20, 0, "I"),
+        (21, 0, "IIA"),
+        (15, 1, "IIA"),
+        (50, 3, "IIB"),
+        (51, 0, "IIB"),
+        (51, 1, "IIIA"),
+        (10, 4, "IIIA"),
+        (10, 10, "IIIC"),
+    ],
 )
 def test_stage_from_size_and_nodes(size_mm: float, nodes: int, stage: str) -> None:
     assert compute_stage(np.array([size_mm]), np.array([nodes]))[0] == stage
@@ -169,7 +178,9 @@ def test_one_slide_is_to_be_cut_and_another_loses_its_resolution(truth: PhantomT
 
 
 def test_a_cohort_too_small_to_spoil_says_so() -> None:
-    with pytest.raises(PhantomError, match=r"4 development slides leave none to spoil. Raise n_cases.*bad_slides to False"):
+    with pytest.raises(
+        PhantomError, match=r"4 development slides leave none to spoil. Raise n_cases.*bad_slides to False"
+    ):
         plan_cohort(PhantomSpec(n_cases=2, n_external=0, two_slide_fraction=1.0))
 
 
@@ -191,7 +202,10 @@ def test_stain_vectors_have_unit_length() -> None:
 
 
 def test_a_stream_is_named_by_words_and_by_nothing_else() -> None:
-    first, again = open_streams(5, "development")("latent").random(3), open_streams(5, "development")("latent").random(3)
+    first, again = (
+        open_streams(5, "development")("latent").random(3),
+        open_streams(5, "development")("latent").random(3),
+    )
     np.testing.assert_array_equal(first, again)
     assert open_streams(5, "external")("latent").random() != first[0]
     assert open_streams(6, "development")("latent").random() != first[0]

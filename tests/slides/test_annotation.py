@@ -242,9 +242,7 @@ def test_what_cannot_be_read_is_named_with_what_to_do(content: Any, expected: st
 
 def test_a_missing_class_lists_those_there_are(write: Callable[..., Path]) -> None:
     path = write(collect(make_feature(label="Stroma"), make_feature(label="Stroma"), make_feature()))
-    expected = (
-        r"holds no polygon of the classes asked for: 'Tumor', 'DCIS'\. Present: '\(unclassified\)' \(1\), 'Stroma' \(2\)"
-    )
+    expected = r"holds no polygon of the classes asked for: 'Tumor', 'DCIS'\. Present: '\(unclassified\)' \(1\), 'Stroma' \(2\)"
     with pytest.raises(AnnotationError, match=expected):
         read_annotations(path, slide_id="S-1", classes=["Tumor", "DCIS"])
 
@@ -298,7 +296,9 @@ def test_a_drawn_polygon_is_neither_shifted_nor_grown_by_the_mask() -> None:
     shares = []
     for angle in rng.uniform(0, np.pi, 12):
         disc = shapely.Point(rng.uniform(700, 1300), rng.uniform(450, 750)).buffer(300)
-        drawn = shapely.MultiPolygon([shapely.affinity.rotate(shapely.affinity.scale(disc, 1.3, 0.8), angle, use_radians=True)])
+        drawn = shapely.MultiPolygon(
+            [shapely.affinity.rotate(shapely.affinity.scale(disc, 1.3, 0.8), angle, use_radians=True)]
+        )
         found = find_annotated_tissue(slide, drawn, um_per_px=8.0, combine="replace")
         shares.append(found.mask.sum() * found.scale_x * found.scale_y / drawn.area)
         y, x = np.nonzero(found.mask)
@@ -330,12 +330,18 @@ def test_replace_takes_the_polygon_as_it_is_and_intersect_only_its_tissue(slide:
     assert (whole.method, both.method) == ("polygon", "polygon")
     assert np.isnan(whole.threshold)
     assert both.threshold == detected.threshold
-    assert (whole.scale_x, whole.um_per_px, whole.background) == (detected.scale_x, detected.um_per_px, detected.background)
+    assert (whole.scale_x, whole.um_per_px, whole.background) == (
+        detected.scale_x,
+        detected.um_per_px,
+        detected.background,
+    )
 
 
 def test_polygons_that_leave_no_mask_are_an_error(slide: Slide) -> None:
     corner = shapely.MultiPolygon([shapely.box(0, 0, 100, 60)])
-    expected = r"slide 'S-1': the polygons \(x 0 to 100, y 0 to 60 level-0 px\) cover none of the 0\.\d+ mm2 of tissue found"
+    expected = (
+        r"slide 'S-1': the polygons \(x 0 to 100, y 0 to 60 level-0 px\) cover none of the 0\.\d+ mm2 of tissue found"
+    )
     with pytest.raises(AnnotationError, match=expected):
         find_annotated_tissue(slide, corner, um_per_px=8.0, combine="intersect")
     speck = shapely.MultiPolygon([shapely.box(401, 401, 403, 403)])
@@ -436,7 +442,9 @@ def test_a_slide_without_annotation_fails_alone_and_is_named_before(
     assert ledger["status"].tolist() == ["ok", "failed"]
     expected = "slide 'S-2' has no annotation: expected '"
     assert expected in ledger["reason"][1]
-    assert "drawn/S-2.geojson', the folder holds 1 other .geojson files. Export its polygons under" in ledger["reason"][1]
+    assert (
+        "drawn/S-2.geojson', the folder holds 1 other .geojson files. Export its polygons under" in ledger["reason"][1]
+    )
     audit = audit_slides(slides, spec)
     assert audit["reason"].tolist() == ["", ledger["reason"][1]]
     assert audit["width"].tolist() == [900, 900], "the slide itself was read"

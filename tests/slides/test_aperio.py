@@ -31,7 +31,9 @@ def test_vertices_are_x_y_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_negative_regions_and_an_unstated_resolution_are_what_they_are(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.xml", draw(1, (0, 0), (4, 0), (4, 4)), draw(2, (1, 1), (2, 1), (2, 2), negative=1), mpp="")
+    path = write(
+        tmp_path / "a.xml", draw(1, (0, 0), (4, 0), (4, 4)), draw(2, (1, 1), (2, 1), (2, 2), negative=1), mpp=""
+    )
     found = read_aperio_outlines(path)
     assert found.mpp is None
     assert len(found.points) == 1
@@ -53,7 +55,10 @@ def test_a_filled_outline_holds_its_own_border_and_the_smaller_lies_on_top() -> 
     [
         ("not xml", "is no XML"),
         ("<Annotations></Annotations>", "no <Region>"),
-        ('<Annotations><Region Id="4"><Vertex X="1" Y="a"/></Region></Annotations>', "region 4 of 'a.xml' has 1 vertices"),
+        (
+            '<Annotations><Region Id="4"><Vertex X="1" Y="a"/></Region></Annotations>',
+            "region 4 of 'a.xml' has 1 vertices",
+        ),
         ('<Annotations><Region Id="5"></Region></Annotations>', "region 5 of 'a.xml' has 0 vertices"),
     ],
 )

@@ -46,11 +46,32 @@ def test_examples_come_fullest_of_nuclei_first(slides: pd.DataFrame, tmp_path: P
 
 def test_angles_are_those_between_the_slide_s_and_its_site_s_vectors() -> None:
     planted = pd.DataFrame(
-        [{"site": "A", "stain_h_r": 1.0, "stain_h_g": 0.0, "stain_h_b": 0.0, "stain_e_r": 0.0, "stain_e_g": 1.0, "stain_e_b": 0.0}]
+        [
+            {
+                "site": "A",
+                "stain_h_r": 1.0,
+                "stain_h_g": 0.0,
+                "stain_h_b": 0.0,
+                "stain_e_r": 0.0,
+                "stain_e_g": 1.0,
+                "stain_e_b": 0.0,
+            }
+        ]
     )
     tilted = np.sin(np.radians(10)), np.cos(np.radians(10))
     stains = pd.DataFrame(
-        [{"slide_id": "S-1", "site": "A", "h_red": 1.0, "h_green": 0.0, "h_blue": 0.0, "e_red": 0.0, "e_green": tilted[1], "e_blue": tilted[0]}]
+        [
+            {
+                "slide_id": "S-1",
+                "site": "A",
+                "h_red": 1.0,
+                "h_green": 0.0,
+                "h_blue": 0.0,
+                "e_red": 0.0,
+                "e_green": tilted[1],
+                "e_blue": tilted[0],
+            }
+        ]
     )
     angles = compare_stains(stains, planted).set_index("stain")["angle_deg"]
     assert angles["haematoxylin"] == pytest.approx(0.0, abs=1e-5)

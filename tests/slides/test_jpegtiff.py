@@ -262,7 +262,10 @@ def compare_readers(path: Path) -> str:
     for reader in ("auto", "openslide"):
         try:
             with open_slide(path, slide_id="S-1", mpp=0.5, reader=reader) as slide:
-                pixels = [slide.source.read_level(level, 0, 0, *size) for level, size in enumerate(slide.source.level_dimensions)]
+                pixels = [
+                    slide.source.read_level(level, 0, 0, *size)
+                    for level, size in enumerate(slide.source.level_dimensions)
+                ]
         except HistobookError:
             pixels = None
         results.append(pixels)

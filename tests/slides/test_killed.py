@@ -29,13 +29,20 @@ FOLDERS = ("tiles", "thumbnails", "outlines")
 
 def start(folder: Path, table: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(table)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SCRIPT, str(folder), str(table)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
 
 
 def hash_products(folder: Path) -> dict[str, str]:
     """Fingerprint of every product of the stage, by name; the ledger holds seconds and is left out."""
-    return {str(path.relative_to(folder)): fingerprint(path) for name in FOLDERS for path in sorted((folder / name).iterdir())}
+    return {
+        str(path.relative_to(folder)): fingerprint(path)
+        for name in FOLDERS
+        for path in sorted((folder / name).iterdir())
+    }
 
 
 @pytest.mark.slow

@@ -59,9 +59,13 @@ def test_pixels_of_a_real_slide_are_those_of_openslide(slides: Path, corner: tup
 
 def test_every_broken_file_ends_in_the_ledger_and_takes_no_other_with_it(slides: Path, tmp_path: Path) -> None:
     files = [*sorted((slides / "edge_cases").iterdir()), slides / "CMU-1-Small-Region.svs"]
-    table = pd.DataFrame({"slide_id": [file.name for file in files], "path": [str(file) for file in files], "mpp": np.nan})
+    table = pd.DataFrame(
+        {"slide_id": [file.name for file in files], "path": [str(file) for file in files], "mpp": np.nan}
+    )
     spec = SPEC.model_copy(update={"max_failed": len(files)})
-    ledger = tile_cohort(table, spec, folder=tmp_path, ledger=tmp_path / "ledger.parquet", workers=2).set_index("slide_id")
+    ledger = tile_cohort(table, spec, folder=tmp_path, ledger=tmp_path / "ledger.parquet", workers=2).set_index(
+        "slide_id"
+    )
     assert set(ledger.index) == set(table["slide_id"])
     assert ledger.at["CMU-1-Small-Region.svs", "status"] == "ok"
     for slide_id, row in ledger[ledger["status"] == "failed"].iterrows():

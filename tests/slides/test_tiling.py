@@ -252,7 +252,9 @@ def test_a_damaged_region_fails_the_slide_and_writes_nothing(
 
 
 @pytest.mark.parametrize("ink", [(20, 20, 22), (60, 48, 150), (30, 120, 60)], ids=["black", "violet", "green"])
-def test_a_marker_line_does_not_bend_the_stains(make_slide: MakeSlide, tmp_path: Path, ink: tuple[int, int, int]) -> None:
+def test_a_marker_line_does_not_bend_the_stains(
+    make_slide: MakeSlide, tmp_path: Path, ink: tuple[int, int, int]
+) -> None:
     image = draw_tissue(1200, 1200, seed=8)
     image[420:500, 250:900] = ink
     spec = SPEC.model_copy(update={"tile_px": 128})

@@ -63,14 +63,18 @@ def test_where_pens_outline_a_tumour_otsu_takes_the_pens_and_the_robust_method_t
     image = read(fixtures / THUMBNAIL)
     pens = ~np.load(fixtures / "expected_masks" / "diagnostic-slide-thumb-otsu-threshold-mask.npy")
     otsu, robust = find_mask(image, "otsu_saturation"), find_mask(image, "robust")
-    print(f"overlap with the grey threshold: otsu_saturation {overlap(otsu, pens):.3f}, robust {overlap(robust, pens):.3f}")
+    print(
+        f"overlap with the grey threshold: otsu_saturation {overlap(otsu, pens):.3f}, robust {overlap(robust, pens):.3f}"
+    )
     assert overlap(otsu, pens) > 0.6
     middle = (slice(180, 380), slice(100, 420))  # inside the tumour, between and under its circles
     assert otsu[middle].mean() < 0.4
     assert robust[middle].mean() > 0.95
 
 
-@pytest.mark.parametrize(("name", "largest"), [("tcga-red-pen", 0.05), ("wsi-blue-pen", 0.05), ("tcga-green-pen", 0.25)])
+@pytest.mark.parametrize(
+    ("name", "largest"), [("tcga-red-pen", 0.05), ("wsi-blue-pen", 0.05), ("tcga-green-pen", 0.25)]
+)
 def test_marker_lines_are_no_tissue(fixtures: Path, name: str, largest: float) -> None:
     image = read(fixtures / "pil-images-rgb" / f"{name}.png")
     ink = find_ink(compute_od(image, estimate_background(image)[0])).any(axis=-1)
@@ -84,7 +88,9 @@ def measure_tile(path: Path) -> tuple[float, float]:
     return float((od.mean(axis=-1) > MIN_OD).mean()), float(find_ink(od).any(axis=-1).mean())
 
 
-@pytest.mark.parametrize("name", ["almost-white-1", "almost-white-2", "almost-white-ihc", "no-tissue", "no-tissue2", "no-tissue-line"])
+@pytest.mark.parametrize(
+    "name", ["almost-white-1", "almost-white-2", "almost-white-ihc", "no-tissue", "no-tissue2", "no-tissue-line"]
+)
 def test_white_tiles_are_unstained(fixtures: Path, name: str) -> None:
     stained, ink = measure_tile(fixtures / "tiles" / f"{name}.png")
     assert stained < 0.02
@@ -92,7 +98,13 @@ def test_white_tiles_are_unstained(fixtures: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["no-tissue-green-pen", "no-tissue-red-pen", "medium-nuclei-score-green-pen-level1", "high-nuclei-score-red-pen-level1"]
+    "name",
+    [
+        "no-tissue-green-pen",
+        "no-tissue-red-pen",
+        "medium-nuclei-score-green-pen-level1",
+        "high-nuclei-score-red-pen-level1",
+    ],
 )
 def test_tiles_with_marker_lines_show_ink(fixtures: Path, name: str) -> None:
     assert measure_tile(fixtures / "tiles" / f"{name}.png")[1] > 0.05

@@ -41,16 +41,24 @@ def test_a_score_that_only_knows_the_label_is_nothing_inside_its_strata() -> Non
     n = 240
     label = rng.integers(0, 2, n)
     y = (rng.random(n) < np.where(label, 0.8, 0.2)).astype(float)
-    x = pd.DataFrame({"label": label + 0.1 * rng.normal(size=n), "noise": rng.normal(size=n)}, index=[f"{i:03d}" for i in range(n)])
+    x = pd.DataFrame(
+        {"label": label + 0.1 * rng.normal(size=n), "noise": rng.normal(size=n)}, index=[f"{i:03d}" for i in range(n)]
+    )
     splits = pd.DataFrame([
         {"repeat": 0, "fold": k, "case_id": case, "role": "test" if i % 4 == k else "train"} for k in range(4) for i, case in enumerate(x.index)
     ])  # fmt: skip
     folds = RidgeFolds(x, splits)
     at = x.index.get_indexer(folds.cases)
     y, label = y[at], label[at]
-    predictions = pd.DataFrame({"case_id": folds.cases, "fold": at % 4, "y_true": y, "y_pred": folds.refit(y[:, None])[:, 0]})
-    labels = pd.DataFrame({"er": np.where(label, "positive", "negative"), "other": rng.choice(["u", "v"], n)}, index=folds.cases)
-    panel = compute_binary_panel(predictions, labels, refit=folds.refit, n_boot=100, n_permutations=39, min_cases=20, rng=rng)
+    predictions = pd.DataFrame(
+        {"case_id": folds.cases, "fold": at % 4, "y_true": y, "y_pred": folds.refit(y[:, None])[:, 0]}
+    )
+    labels = pd.DataFrame(
+        {"er": np.where(label, "positive", "negative"), "other": rng.choice(["u", "v"], n)}, index=folds.cases
+    )
+    panel = compute_binary_panel(
+        predictions, labels, refit=folds.refit, n_boot=100, n_permutations=39, min_cases=20, rng=rng
+    )
     rows = panel.drop_duplicates(["kind", "label"]).set_index(["kind", "label"]).sort_index()["value"]
     assert rows["image", "all cases"] > 0.7
     assert rows["label_only", "er"] > 0.7
@@ -67,15 +75,23 @@ def test_a_planted_label_asks_for_a_gain_or_for_no_loss() -> None:
     assert judge_difference(found | {"ci_low": -0.09, "ci_high": -0.01}, "both")["holds"] is False
     assert judge_difference(found | {"other": "genes_linear", "difference": -0.005}, "genes")["holds"] is True
     assert judge_difference(found | {"other": "genes_linear", "difference": -0.02}, "genes")["holds"] is None
-    assert judge_difference(found | {"other": "genes_linear", "difference": -0.04, "ci_high": -0.02}, "genes")["holds"] is False
+    assert (
+        judge_difference(found | {"other": "genes_linear", "difference": -0.04, "ci_high": -0.02}, "genes")["holds"]
+        is False
+    )
     assert judge_difference(found, "") == {}
     row = found | {"split": "development", "arm": "cross_attention", "quantity": "roc_auc", "n": 9}
     ids = [r["id"] for t in ("", "both") for r in build_difference_rows(pd.DataFrame([row]), target=t)]
-    assert ids == ["06/difference/cross_attention_vs_image_linear/oof", "06/difference_planted_both/cross_attention_vs_image_linear/oof"]
+    assert ids == [
+        "06/difference/cross_attention_vs_image_linear/oof",
+        "06/difference_planted_both/cross_attention_vs_image_linear/oof",
+    ]
 
 
 def test_exact_zeros_hold_and_anything_else_does_not() -> None:
-    table = pd.DataFrame({"kind": ["cross_attention", "concat"], "largest_change": [0.0, 0.2], "image_gradient": [1e-12, 0.3]})
+    table = pd.DataFrame(
+        {"kind": ["cross_attention", "concat"], "largest_change": [0.0, 0.2], "image_gradient": [1e-12, 0.3]}
+    )
     rows = {row["id"]: row["holds"] for row in build_exact_rows(table)}
     assert rows["06/image_effect/as_published_cross_attention/all"] is True
     assert rows["06/image_gradient/as_published_cross_attention/all"] is False
@@ -84,7 +100,12 @@ def test_exact_zeros_hold_and_anything_else_does_not() -> None:
 
 def test_targets_stand_beside_the_best_label() -> None:
     common = {"target": "er", "ci_low": 0.6, "ci_high": 0.8, "n": 50, "n_positive": 20}
-    table = pd.DataFrame([common | {"arm": "image_linear", "value": 0.7, "label": ""}, common | {"arm": "label_alone", "value": 0.9, "label": "subtype"}])
+    table = pd.DataFrame(
+        [
+            common | {"arm": "image_linear", "value": 0.7, "label": ""},
+            common | {"arm": "label_alone", "value": 0.9, "label": "subtype"},
+        ]
+    )
     row = build_target_rows(table)[0]
     assert row["reference"] == 0.9
     assert row["source"] == "the label alone: subtype"

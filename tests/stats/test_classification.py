@@ -126,7 +126,9 @@ def make_predictions(*, repeats: int = 2) -> pd.DataFrame:
 
 def test_the_better_arm_is_better_by_both_comparisons_and_nothing_beats_itself() -> None:
     predictions = make_predictions()
-    table = compare_classifiers(predictions, [("strong", "weak"), ("weak", "weak")], n_boot=300, rng=np.random.default_rng(0))
+    table = compare_classifiers(
+        predictions, [("strong", "weak"), ("weak", "weak")], n_boot=300, rng=np.random.default_rng(0)
+    )
     first = table.query("arm == 'strong' and quantity == 'roc_auc'").iloc[0]
     assert first["ci_low"] > 0
     assert first["fold_low"] > 0
@@ -140,7 +142,10 @@ def test_the_performance_of_an_arm_is_the_mean_over_repeats() -> None:
     site = pd.Series([f"S{i % 6}" for i in range(80)], index=[f"{i:02d}" for i in range(80)])
     table = compute_arm_performance(predictions, n_boot=200, rng=np.random.default_rng(0), site=site)
     row = table.query("arm == 'strong' and quantity == 'roc_auc'").iloc[0]
-    by_repeat = [metrics.roc_auc_score(p["y_true"], p["y_pred"]) for _, p in predictions.query("arm == 'strong'").groupby("repeat")]
+    by_repeat = [
+        metrics.roc_auc_score(p["y_true"], p["y_pred"])
+        for _, p in predictions.query("arm == 'strong'").groupby("repeat")
+    ]
     assert row["value"] == pytest.approx(np.mean(by_repeat))
     assert row["ci_low"] < row["value"] < row["ci_high"]
     assert row["site_low"] < row["value"] < row["site_high"]
@@ -150,7 +155,9 @@ def test_the_performance_of_an_arm_is_the_mean_over_repeats() -> None:
 
 def test_a_repeat_that_lacks_a_case_is_an_error() -> None:
     with pytest.raises(StatsError, match=r"repeat \d holds 79 predictions of 80 cases"):
-        compute_arm_performance(make_predictions().query("arm == 'weak'").drop(index=[239]), rng=np.random.default_rng(0))
+        compute_arm_performance(
+            make_predictions().query("arm == 'weak'").drop(index=[239]), rng=np.random.default_rng(0)
+        )
 
 
 def test_positives_are_counted_fold_by_fold() -> None:

@@ -82,7 +82,9 @@ def test_a_score_that_drives_one_cause_lowers_the_incidence_of_the_other() -> No
 def test_a_term_that_separates_the_events_is_named() -> None:
     time, cause, x = draw(60)
     with pytest.raises(StatsError, match="no subdistribution model of perfect"):
-        fit_fine_gray(np.arange(1.0, 61.0), np.where(np.arange(60) < 20, 1, 2), pd.DataFrame({"perfect": np.arange(60) < 20}))
+        fit_fine_gray(
+            np.arange(1.0, 61.0), np.where(np.arange(60) < 20, 1, 2), pd.DataFrame({"perfect": np.arange(60) < 20})
+        )
     with pytest.raises(StatsError, match="cause 7 never happened"):
         fit_fine_gray(time, cause, x, of=7)
 
@@ -94,7 +96,13 @@ def test_metabric_s_mki67_moves_recurrence_and_not_other_death(shared_data: Path
     raw = import_metabric(shared_data / "metabric")
     gene = raw.expression[raw.expression["gene"] == "MKI67"].set_index("case_id")["value"]
     cases = raw.cases[raw.cases["rfs_event"].notna() & raw.cases["os_event"].notna()]
-    time, cause = derive_causes(cases["rfs_time_months"], cases["rfs_event"].astype(bool), death_time=cases["os_time_months"], death=cases["os_event"].astype(bool), composite=True)
+    time, cause = derive_causes(
+        cases["rfs_time_months"],
+        cases["rfs_event"].astype(bool),
+        death_time=cases["os_time_months"],
+        death=cases["os_event"].astype(bool),
+        composite=True,
+    )
     score = gene.loc[cases["case_id"]].to_numpy()
     high = pd.DataFrame({"high": (score > np.median(score)) * 1.0})
     rate, incidence = fit_cause_specific(time, cause, high), fit_fine_gray(time, cause, high)

@@ -99,7 +99,9 @@ def test_the_profile_interval_ends_where_the_likelihood_has_fallen_by_its_quanti
     low, high = estimate_profile_interval(time, event, design["a"])
     best = fit_efron(time, event, design)
     for end in (low, high):
-        assert 2 * (best.log_likelihood - write_out(time, event, end * design["a"].to_numpy())) == pytest.approx(3.841459, abs=1e-5)
+        assert 2 * (best.log_likelihood - write_out(time, event, end * design["a"].to_numpy())) == pytest.approx(
+            3.841459, abs=1e-5
+        )
     wald = best.log_hr[0] + np.array([-1.96, 1.96]) * best.se[0]
     assert low == pytest.approx(wald[0], abs=0.1)
     assert high == pytest.approx(wald[1], abs=0.1)

@@ -41,7 +41,10 @@ def test_scores_stand_beside_published_numbers_and_a_baseline_is_held_or_not() -
         "scoreboard": ["05/median_spearman/genes/oof"], "value": [0.99], "kind": ["baseline"], "cite": ["we"],
         "cohort": ["x"],
     })  # fmt: skip
-    rows = {row["id"]: row for row in build_gene_rows(table, arm="ridge", shown=["good", "absent"], label="genes", published=published)}
+    rows = {
+        row["id"]: row
+        for row in build_gene_rows(table, arm="ridge", shown=["good", "absent"], label="genes", published=published)
+    }
     assert set(rows) == {"05/spearman/good/oof", "05/median_spearman/genes/oof", "05/share_r_above_06/genes/oof"}
     assert rows["05/median_spearman/genes/oof"]["holds"] is False
     assert rows["05/median_spearman/genes/oof"]["reference"] == 0.99

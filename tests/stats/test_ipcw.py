@@ -86,7 +86,9 @@ def test_heavier_censoring_moves_harrell_and_not_uno() -> None:
 def test_a_bootstrap_by_products_equals_resampled_tables() -> None:
     study = draw(60)
     time, event, risk = (study[name] for name in ("time", "event", "risk"))
-    found = bootstrap_concordance(time, event, np.column_stack([risk, -risk]), n_boot=20, rng=np.random.default_rng(9), block=7)
+    found = bootstrap_concordance(
+        time, event, np.column_stack([risk, -risk]), n_boot=20, rng=np.random.default_rng(9), block=7
+    )
     rng = np.random.default_rng(9)
     drawn = rng.integers(0, 60, size=(20, 60))
     for b in range(20):
@@ -99,7 +101,9 @@ def test_a_bootstrap_by_products_equals_resampled_tables() -> None:
 
 def test_the_interval_of_an_auc_comes_from_resampled_cases() -> None:
     study = draw()
-    row = compute_time_auc(study["time"], study["event"], study["risk"], at=[36.0], n_boot=100, rng=np.random.default_rng(1)).iloc[0]
+    row = compute_time_auc(
+        study["time"], study["event"], study["risk"], at=[36.0], n_boot=100, rng=np.random.default_rng(1)
+    ).iloc[0]
     assert row["ci_low"] < row["auc"] < row["ci_high"]
     assert row["n_events"] == (study["event"] & (study["time"] <= 36)).sum()
 

@@ -8,7 +8,9 @@ from helpers.core.errors import StatsError
 from helpers.stats.meta_analysis import pool_random_effects, pool_ratios
 
 # Colditz et al. 1994, 13 trials of the BCG vaccine: cases and sizes of the vaccinated and of the control arm
-CASES = np.array([[4, 6, 3, 62, 33, 180, 8, 505, 29, 17, 186, 5, 27], [11, 29, 11, 248, 47, 372, 10, 499, 45, 65, 141, 3, 29]])
+CASES = np.array(
+    [[4, 6, 3, 62, 33, 180, 8, 505, 29, 17, 186, 5, 27], [11, 29, 11, 248, 47, 372, 10, 499, 45, 65, 141, 3, 29]]
+)
 SIZES = np.array(
     [[123, 306, 231, 13598, 5069, 1541, 2545, 88391, 7499, 1716, 50634, 2498, 16913],
      [139, 303, 220, 12867, 5808, 1451, 629, 88391, 7277, 1665, 27338, 2341, 17854]]
@@ -37,7 +39,9 @@ def test_reml_is_the_top_of_its_likelihood() -> None:
     def likelihood(value: float) -> float:
         weight = 1 / (SE**2 + value)
         mean = np.average(LOG_RATIO, weights=weight)
-        return float(-0.5 * (np.log(SE**2 + value).sum() + np.log(weight.sum()) + (weight * (LOG_RATIO - mean) ** 2).sum()))
+        return float(
+            -0.5 * (np.log(SE**2 + value).sum() + np.log(weight.sum()) + (weight * (LOG_RATIO - mean) ** 2).sum())
+        )
 
     assert likelihood(tau2) > max(likelihood(tau2 * 0.99), likelihood(tau2 * 1.01))
 

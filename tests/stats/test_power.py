@@ -70,10 +70,14 @@ def test_attenuation_is_what_a_large_cohort_shows_early_in_follow_up(scale: str)
     assert abs(seen["log_hr"] - expected) < 3 * seen["se"]
 
 
-def test_drawn_cohorts_have_the_event_and_censoring_curves_of_the_one_at_hand(cohort: tuple[np.ndarray, np.ndarray]) -> None:
+def test_drawn_cohorts_have_the_event_and_censoring_curves_of_the_one_at_hand(
+    cohort: tuple[np.ndarray, np.ndarray],
+) -> None:
     follow_up = describe_follow_up(*cohort)
     rng = np.random.default_rng(3)
-    time, event = simulate_outcomes(follow_up, 0.7 * rng.normal(size=100_000), baseline=find_baseline(follow_up, sd=0.7), rng=rng)
+    time, event = simulate_outcomes(
+        follow_up, 0.7 * rng.normal(size=100_000), baseline=find_baseline(follow_up, sd=0.7), rng=rng
+    )
     for curve, mine in ((fit_km(time, event), fit_km(*cohort)), (fit_km(time, ~event), fit_km(cohort[0], ~cohort[1]))):
         for month in (12.0, 60.0, 120.0):
             drawn, own = (table.loc[table["time"] <= month, "survival"].iloc[-1] for table in (curve, mine))
@@ -81,11 +85,15 @@ def test_drawn_cohorts_have_the_event_and_censoring_curves_of_the_one_at_hand(co
     assert event.mean() == pytest.approx(cohort[1].mean(), abs=0.02)
 
 
-def test_simulated_power_agrees_with_the_formula_and_a_null_is_rejected_at_its_level(cohort: tuple[np.ndarray, np.ndarray]) -> None:
+def test_simulated_power_agrees_with_the_formula_and_a_null_is_rejected_at_its_level(
+    cohort: tuple[np.ndarray, np.ndarray],
+) -> None:
     follow_up = describe_follow_up(*cohort)
     found = simulate_power(follow_up, n_cases=400, hazard_ratio=1.5, n_simulations=300, rng=np.random.default_rng(5))
     assert found["ci_low"] - 0.05 <= found["formula"] <= found["ci_high"] + 0.05
-    noise = simulate_power(follow_up, n_cases=400, hazard_ratio=1.5, correlation=1e-9, n_simulations=300, rng=np.random.default_rng(6))
+    noise = simulate_power(
+        follow_up, n_cases=400, hazard_ratio=1.5, correlation=1e-9, n_simulations=300, rng=np.random.default_rng(6)
+    )
     assert noise["power"] == pytest.approx(0.05, abs=0.04)
 
 

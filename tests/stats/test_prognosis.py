@@ -36,7 +36,9 @@ def test_folds_share_the_events() -> None:
 
 
 def test_the_baseline_hazard_of_four_cases_by_hand() -> None:
-    hazard = compute_baseline_hazard([1.0, 2.0, 3.0, 4.0], [True, False, True, False], np.log([2.0, 1.0, 1.0, 3.0]), at=[0.5, 1.0, 3.5])
+    hazard = compute_baseline_hazard(
+        [1.0, 2.0, 3.0, 4.0], [True, False, True, False], np.log([2.0, 1.0, 1.0, 3.0]), at=[0.5, 1.0, 3.5]
+    )
     assert hazard.tolist() == pytest.approx([0.0, 1 / 7, 1 / 7 + 1 / 4])
 
 
@@ -84,7 +86,9 @@ def test_nobody_treated_has_no_benefit() -> None:
 def test_the_difference_of_concordances_is_that_of_the_two_and_its_interval_is_paired() -> None:
     time, event, x = draw(300)
     found = compare_concordance(time, event, x["grade"] + x["score"], x["grade"])
-    alone = [compute_concordance(time, event, risk)["concordance"].item() for risk in (x["grade"] + x["score"], x["grade"])]
+    alone = [
+        compute_concordance(time, event, risk)["concordance"].item() for risk in (x["grade"] + x["score"], x["grade"])
+    ]
     assert found["difference"] == pytest.approx(alone[0] - alone[1])
     rng, drawn = np.random.default_rng(8), []
     both = np.column_stack([x["grade"] + x["score"], x["grade"]])
@@ -100,7 +104,9 @@ def test_the_difference_of_concordances_is_that_of_the_two_and_its_interval_is_p
 def test_the_likelihood_ratio_is_that_of_two_cox_models() -> None:
     time, event, x = draw(300)
     found = compare_likelihood(time, event, x, base=["grade"])
-    gain = fit_cox(time, event, x)["log_likelihood"].iloc[0] - fit_cox(time, event, x[["grade"]])["log_likelihood"].iloc[0]
+    gain = (
+        fit_cox(time, event, x)["log_likelihood"].iloc[0] - fit_cox(time, event, x[["grade"]])["log_likelihood"].iloc[0]
+    )
     assert found["statistic"] == pytest.approx(2 * gain, abs=1e-7)
     assert found["df"] == 2
     assert 0 < found["adequacy"] < 1
@@ -115,7 +121,12 @@ def test_the_likelihood_ratio_of_noise_alarms_in_five_percent() -> None:
 
 def test_models_are_judged_on_the_same_cases_and_the_better_one_is_better() -> None:
     time, event, x = draw(700)
-    models = {"nothing": x[[]], "clinical": x[["grade"]], "with score": x[["grade", "score"]], "with noise": x[["grade", "noise"]]}
+    models = {
+        "nothing": x[[]],
+        "clinical": x[["grade"]],
+        "with score": x[["grade", "score"]],
+        "with noise": x[["grade", "noise"]],
+    }
     table, prognoses = judge_models(time, event, models, base="clinical", horizon=60.0, n_boot=50)
     table = table.set_index("model")
     assert table["n"].unique().tolist() == [700]

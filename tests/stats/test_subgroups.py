@@ -33,10 +33,14 @@ def test_the_interaction_is_a_likelihood_ratio_of_two_cox_models() -> None:
     positive = (group == "positive") * 1.0
     shared = pd.DataFrame({"x": x, "g": positive})
     own = shared.assign(product=x * positive)
-    gain = 2 * (fit_cox(time, event, own)["log_likelihood"].iloc[0] - fit_cox(time, event, shared)["log_likelihood"].iloc[0])
+    gain = 2 * (
+        fit_cox(time, event, own)["log_likelihood"].iloc[0] - fit_cox(time, event, shared)["log_likelihood"].iloc[0]
+    )
     from scipy.stats import chi2
 
-    assert estimate_by_group(time, event, x, group)["p_interaction"].iloc[0] == pytest.approx(chi2.sf(gain, 1), rel=1e-6)
+    assert estimate_by_group(time, event, x, group)["p_interaction"].iloc[0] == pytest.approx(
+        chi2.sf(gain, 1), rel=1e-6
+    )
 
 
 def test_a_planted_interaction_is_found_and_none_alarms_in_five_percent() -> None:
@@ -63,7 +67,14 @@ def test_cases_without_a_label_are_in_no_group() -> None:
 
 
 def test_numbers_are_cut_where_the_label_says_and_unknown_stays_unknown() -> None:
-    cases = pd.DataFrame({"age_years": [49.9, 50.0, np.nan], "nodes_positive": [0, 1, 7], "stage": ["IIA", "IIIC", None], "grade": [1, 2, None]})
+    cases = pd.DataFrame(
+        {
+            "age_years": [49.9, 50.0, np.nan],
+            "nodes_positive": [0, 1, 7],
+            "stage": ["IIA", "IIIC", None],
+            "grade": [1, 2, None],
+        }
+    )
     assert label_subgroup(cases, "age_years").tolist()[:2] == ["under 50", "50 or more"]
     assert label_subgroup(cases, "age_years").isna().tolist() == [False, False, True]
     assert label_subgroup(cases, "nodes_positive").tolist() == ["negative", "positive", "positive"]

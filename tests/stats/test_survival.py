@@ -582,5 +582,7 @@ def test_mean_times_of_gbsg_differ_as_r_s_do(gbsg: pd.DataFrame) -> None:
     row = survival.compare_rmst(gbsg["time"], gbsg["event"], -gbsg["hormon"], horizon=end).iloc[0]
     means = survival.estimate_rmst(gbsg["time"], gbsg["event"], group=gbsg["hormon"], horizon=end)["rmst"]
     assert row["difference"] == pytest.approx(means[1] - means[0])
-    assert row["difference"] == pytest.approx(1816.48617638 - 1559.76545196, rel=0.1)  # R carries both curves on to the last day of all
+    assert row["difference"] == pytest.approx(
+        1816.48617638 - 1559.76545196, rel=0.1
+    )  # R carries both curves on to the last day of all
     assert row["ci_low"] > 0, "hormone therapy buys time"

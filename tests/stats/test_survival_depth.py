@@ -41,7 +41,15 @@ def draw(n: int = 400, *, seed: int = 11, missing: float = 0.15) -> tuple[pd.Dat
     cases.loc[rng.random(n) < missing, "grade"] = pd.NA
     image = 0.7 * (rna - 9) + np.sqrt(1 - 0.49) * rng.normal(size=n)
     parts = [
-        pd.DataFrame({"case_id": cases["case_id"], "split": "development", "target": "prolif11", "measured": name, "score": score})
+        pd.DataFrame(
+            {
+                "case_id": cases["case_id"],
+                "split": "development",
+                "target": "prolif11",
+                "measured": name,
+                "score": score,
+            }
+        )
         for name, score in (("image", image), ("rna", rna))
     ]
     return cases, pd.concat(parts, ignore_index=True)
@@ -65,11 +73,20 @@ def test_other_choices_keep_the_estimate_where_only_its_error_differs(question: 
     assert table.loc[same, "hazard_ratio"].nunique() == 1
     assert (table["ci_low"] < table["hazard_ratio"]).all()
     assert (table["hazard_ratio"] < table["ci_high"]).all()
-    stratified = fit_cox(question.chosen.time, question.chosen.event, pd.DataFrame({"x": question.x}), strata=question.site, horizon=120.0)
+    stratified = fit_cox(
+        question.chosen.time,
+        question.chosen.event,
+        pd.DataFrame({"x": question.x}),
+        strata=question.site,
+        horizon=120.0,
+    )
     assert table.loc["stratified by site", "hazard_ratio"] == pytest.approx(stratified["hazard_ratio"].item())
     assert not any("clustered" in name for name in table.index), "six sites are too few for a clustered error"
     adjusted = [name for name in table.index if name.startswith("adjusted")]
-    assert [name.split(" (")[0] for name in adjusted] == ["adjusted, missing values imputed", "adjusted, complete cases"]
+    assert [name.split(" (")[0] for name in adjusted] == [
+        "adjusted, missing values imputed",
+        "adjusted, complete cases",
+    ]
     assert table.loc[adjusted, "n"].tolist() == [400, question.terms.notna().all(axis=1).sum()]
 
 
@@ -81,14 +98,27 @@ def test_complete_covariates_are_not_called_imputed() -> None:
 
 def test_added_value_compares_models_on_the_cases_that_have_everything(question: depth.Question) -> None:
     cases, scores = draw()
-    both = [depth.ask(ITEM, cases, scores[~((scores["measured"] == "rna") & (scores["case_id"] < "C020"))], covariates=COVARIATES)]
-    both.append(depth.ask(Analysis(**{**vars(ITEM), "measured": "rna"}), cases, scores[~((scores["measured"] == "rna") & (scores["case_id"] < "C020"))], covariates=COVARIATES))
+    both = [
+        depth.ask(
+            ITEM, cases, scores[~((scores["measured"] == "rna") & (scores["case_id"] < "C020"))], covariates=COVARIATES
+        )
+    ]
+    both.append(
+        depth.ask(
+            Analysis(**{**vars(ITEM), "measured": "rna"}),
+            cases,
+            scores[~((scores["measured"] == "rna") & (scores["case_id"] < "C020"))],
+            covariates=COVARIATES,
+        )
+    )
     added = depth.judge_added_value(both, horizon=60.0, n_boot=50)
     table = added.table.set_index("model")
     expected = (cases["grade"].notna() & (cases["case_id"] >= "C020")).sum()
     assert table["n"].unique().tolist() == [expected]
     assert list(table.index) == ["nothing", "clinical", "clinical + image", "clinical + RNA"]
-    assert table.loc["clinical + RNA", "lr_statistic"] > table.loc["clinical + image", "lr_statistic"] > 0, "RNA has less noise"
+    assert table.loc["clinical + RNA", "lr_statistic"] > table.loc["clinical + image", "lr_statistic"] > 0, (
+        "RNA has less noise"
+    )
     assert set(added.calibration["model"]) == {"clinical", "clinical + image", "clinical + RNA"}
     assert added.decisions["threshold"].between(0, 1).all()
 
@@ -103,7 +133,9 @@ def test_too_few_events_are_not_judged(question: depth.Question) -> None:
 def test_time_lost_is_the_area_between_the_curves_and_a_late_horizon_says_why(question: depth.Question) -> None:
     table = depth.compare_mean_times(question, horizons=[60.0, 600.0])
     group = np.where(question.chosen.score > question.constants.cutoff.value, "high", "low")
-    means = estimate_rmst(question.chosen.time, question.chosen.event, group=group, horizon=60.0).set_index("group")["rmst"]
+    means = estimate_rmst(question.chosen.time, question.chosen.event, group=group, horizon=60.0).set_index("group")[
+        "rmst"
+    ]
     assert table.loc[0, "difference"] == pytest.approx(means["high"] - means["low"])
     assert table.loc[0, "difference"] < 0, "the high group loses time"
     assert "is followed to 600" in table.loc[1, "note"]
@@ -112,7 +144,13 @@ def test_time_lost_is_the_area_between_the_curves_and_a_late_horizon_says_why(qu
 def test_competing_ratios_are_those_of_the_two_models(question: depth.Question) -> None:
     table = depth.estimate_competing_ratios(question).set_index(["cause", "model"])
     cases = question.cases
-    time, cause = derive_causes(cases["rfs_time_months"], cases["rfs_event"], death_time=cases["os_time_months"], death=cases["os_event"], composite=True)
+    time, cause = derive_causes(
+        cases["rfs_time_months"],
+        cases["rfs_event"],
+        death_time=cases["os_time_months"],
+        death=cases["os_event"],
+        composite=True,
+    )
     alone = fit_fine_gray(time, cause, pd.DataFrame({"x": question.x}))
     assert table.loc[("event", "subdistribution"), "hazard_ratio"] == pytest.approx(alone["hazard_ratio"].item())
     assert table.loc[("event", "cause_specific"), "ci_low"] > 1
@@ -147,7 +185,9 @@ def test_sites_are_pooled_with_a_prediction_for_the_next_one(question: depth.Que
 def test_power_of_this_cohort_grows_with_the_ratio_and_is_told_in_words(question: depth.Question) -> None:
     power, needs = depth.estimate_own_power(question, ratios=[1.2, 2.0], correlation=0.7, n_simulations=60)
     assert power["power"].is_monotonic_increasing
-    assert power["mean_events"].iloc[0] == pytest.approx((question.chosen.event & (question.chosen.time <= 120)).sum(), rel=0.1)
+    assert power["mean_events"].iloc[0] == pytest.approx(
+        (question.chosen.event & (question.chosen.time <= 120)).sum(), rel=0.1
+    )
     assert set(needs["rna_ratio"]) == {1.2, 2.0}
     words = depth.describe_power(power, needs)
     assert "1.65 between halves needs 125 events for 80 % power" in words

@@ -122,14 +122,18 @@ def test_models_on_different_cases_keep_their_blocks_apart() -> None:
 def test_missing_covariates_are_imputed_counted_and_nobody_is_lost() -> None:
     cases, scores = draw_study()
     cases.loc[cases.index < 30, "grade"] = pd.NA
-    fits, notes = report.fit_models(ITEM, cases, scores, measured=["rna"], covariates=["age_years", "grade"], n_imputations=3)
+    fits, notes = report.fit_models(
+        ITEM, cases, scores, measured=["rna"], covariates=["age_years", "grade"], n_imputations=3
+    )
     assert "200 cases, 170 of them complete; imputed 3 times: Grade, per step 30" in notes["rna"]
     assert fits["rna"]["n"].unique().tolist() == [200]
 
 
 def test_few_events_per_term_are_shrunk_and_the_note_says_so() -> None:
     cases, scores = draw_study(60)
-    fits, notes = report.fit_models(replace(ITEM, horizon_months=24.0), cases, scores, measured=["rna"], covariates=["age_years", "grade"])
+    fits, notes = report.fit_models(
+        replace(ITEM, horizon_months=24.0), cases, scores, measured=["rna"], covariates=["age_years", "grade"]
+    )
     together = fits["rna"].query("model == 'multivariable'")
     assert together["events_per_term"].iloc[0] < 10
     assert together["penalty"].iloc[0] > 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from helpers.core import paths
 from helpers.core.errors import TileError
 from helpers.figures.prediction import name_target
-from helpers.models.bundle import Bundle
+from helpers.models.bundle import Bundle, TumourSummary
 from helpers.slides.reader import RGB, open_slide
 from helpers.slides.tilefile import TileTable
 from helpers.slides.tiling import read_tile
@@ -328,6 +328,15 @@ def _describe_far(far: tuple[int, int] | None) -> str:
     return "not known" if far is None else f"{far[0]} of {far[1]} beyond 4 SD"
 
 
+def _name_tiles(tumour: TumourSummary) -> str:
+    if tumour.how == "model":
+        return (
+            f"called tumour (probability of at least {tumour.min_probability:g}) by a classifier that outlines of "
+            f"{tumour.n_slides} training slides taught"
+        )
+    return "inside outlined tumour" if tumour.how == "polygon" else "all tissue that passes the quality filters"
+
+
 def _write_provenance(bundle: Bundle, provenance: Mapping[str, Any]) -> str:
     manifest = bundle.manifest
     source, encoder = manifest.provenance, manifest.encoder
@@ -338,6 +347,7 @@ def _write_provenance(bundle: Bundle, provenance: Mapping[str, Any]) -> str:
         "Bundle": f"{bundle.seal}",
         "Features": f"{encoder['encoder']} {encoder['encoder_version']}{weights}, {encoder['precision']}; tiles of "
         f"{manifest.tiling['tile_px']} px at {manifest.tiling['mpp']:g} µm per px",
+        "Tiles read": _name_tiles(manifest.tumour),
         "This page": f"histobook {provenance['versions']['histobook']} (commit {str(provenance['commit'])[:12]}), "
         f"{provenance['made']}. Research use only: not for diagnosis or the choice of treatment.",
     }  # fmt: skip

@@ -243,6 +243,9 @@ def predict(
     features: Annotated[
         Path | None, typer.Option("--features", help="Folder of <slide_id>.h5 by chapter 02; else extracted here.")
     ] = None,
+    outlines: Annotated[
+        Path | None, typer.Option("--outlines", help="Folder of <slide_id>.geojson, where the model reads outlines.")
+    ] = None,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
 ) -> None:
@@ -252,7 +255,10 @@ def predict(
     """
     from helpers.book.predict import predict_slides
 
-    found = predict_slides(bundle, slides, out, device=device, workers=workers, weights=weights, features_dir=features)
+    found = predict_slides(
+        bundle, slides, out, device=device, workers=workers, weights=weights, features_dir=features,
+        outlines_dir=outlines,
+    )  # fmt: skip
     print(found.describe())
 
 

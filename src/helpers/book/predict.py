@@ -4,7 +4,7 @@ Every slide fails alone, with its reason in the ledger and on the page of its ca
 is refused: another resolution, another encoder, other weights, missing features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +28,18 @@ from helpers.features.pipeline import share_cores
 from helpers.features.store import FeatureBag, read_features
 from helpers.models.bundle import Bundle, check_encoder, check_features, count_far_features, read_bundle
 from helpers.models.inputs import select_tiles
+from helpers.models.tumour import TumourFilter, find_outlines
 from helpers.slides.reader import open_slide
 from helpers.slides.tilefile import TileTable, read_tiles
 from helpers.slides.tiling import tile_slide, use_one_thread_each
 
 STAGE: Final = "predict"
+WANTED: Final = {
+    "none": ". Look at it",
+    "polygon": " and lies inside outlined tumour. Outline its tumour, or look at it",
+    "model": " and is called tumour. Look at it",
+}
+"""What the end of a message about a slide without tiles says, by `tumour_filter`."""
 MAX_COARSER: Final = 1.25
 """A slide whose pixels are coarser than the model's by more than this factor would be blown up, and is refused."""
 
@@ -82,6 +89,7 @@ def predict_slides(
     workers: int = 2,
     weights: str | Path | None = None,
     features_dir: str | Path | None = None,
+    outlines_dir: str | Path | None = None,
 ) -> Prediction:
     """Score new slides with a saved model: tables, maps, a page per case.
 
@@ -99,6 +107,8 @@ def predict_slides(
         File of the encoder's weights, where it is not found by itself.
     features_dir : str or Path, optional
         Folder of `<slide_id>.h5` that chapter 02 wrote; without it features are extracted here.
+    outlines_dir : str or Path, optional
+        Folder of `<slide_id>.geojson` that outline tumour, for a model that reads tiles inside outlines alone.
 
     Returns
     -------
@@ -107,7 +117,7 @@ def predict_slides(
     Raises
     ------
     ModelError
-        When the bundle was changed, or the encoder is not the one it was trained with.
+        When the bundle was changed, the encoder is not the one it was trained with, or outlines are missing.
     RunError
         When not one slide could be scored.
     """
@@ -115,8 +125,9 @@ def predict_slides(
     folder.mkdir(parents=True, exist_ok=True)
     table = read_new_slides(slides)
     encoder = None if features_dir is not None else make_bundle_encoder(bundle, device=device, weights=weights)
+    keep = make_bundle_filter(bundle, table["slide_id"].tolist(), outlines_dir=outlines_dir)
     scored: dict[str, SlideResult] = {}
-    work = make_work(bundle, table, folder, encoder=encoder, features_dir=features_dir, scored=scored)
+    work = make_work(bundle, table, folder, encoder=encoder, features_dir=features_dir, keep=keep, scored=scored)
     with use_one_thread_each(workers), share_cores(workers if isinstance(encoder, TimmNetwork) else None) as share:
 
         def attempt(slide_id: str) -> tuple[str, str]:
@@ -207,9 +218,50 @@ def make_feature_spec(bundle: Bundle, weights: str | Path | None = None) -> Feat
     })  # fmt: skip
 
 
+def make_bundle_filter(
+    bundle: Bundle, slide_ids: Sequence[str], *, outlines_dir: str | Path | None
+) -> TumourFilter | None:
+    """Return the tumour filter that a model was trained with.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    slide_ids : sequence of str
+    outlines_dir : str or Path, optional
+
+    Returns
+    -------
+    TumourFilter or None
+        None where the model reads all tiles.
+
+    Raises
+    ------
+    ModelError
+        When the model needs outlines and none are given, or the reverse.
+    FeatureError
+        When no slide has an outline.
+    """
+    tumour = bundle.manifest.tumour
+    if (tumour.how == "polygon") != (outlines_dir is not None):
+        reads = {"none": "all tiles", "model": "tiles that its own classifier calls tumour"}.get(tumour.how)
+        msg = (
+            "ModelError: the model reads tiles inside outlined tumour alone, and no outlines are given. "
+            f"Give a folder of <slide_id>.geojson with class {' or '.join(tumour.classes)} (--outlines)."
+            if reads is None
+            else f"ModelError: outlines are given, but the model reads {reads}. Leave them out."
+        )
+        raise ModelError(msg)
+    if tumour.how == "none":
+        return None
+    outlines = {} if outlines_dir is None else find_outlines(outlines_dir, slide_ids)
+    return TumourFilter(
+        model=bundle.tumour, outlines=outlines, classes=tumour.classes, min_probability=tumour.min_probability
+    )
+
+
 def make_work(
     bundle: Bundle, slides: pd.DataFrame, folder: Path, *, encoder: Encoder | None, features_dir: str | Path | None,
-    scored: dict[str, SlideResult],
+    keep: TumourFilter | None, scored: dict[str, SlideResult],
 ) -> Callable[[str], tuple[str, str]]:  # fmt: skip
     """Return the function that scores one slide.
 
@@ -222,6 +274,7 @@ def make_work(
     encoder : Encoder or None
         None where features are read from `features_dir`.
     features_dir : str or Path, optional
+    keep : TumourFilter, optional
     scored : dict
         Gets the result by slide.
 
@@ -251,6 +304,7 @@ def make_work(
             msg = f"ModelError: features of slide '{slide_id}' were made from another file. Extract them again."
             raise ModelError(msg)
         kept = select_tiles(bag, **bundle.manifest.filters)
+        kept = kept if keep is None else kept & keep(slide_id, bag)
         scored[slide_id] = score_slide(bundle, bag, kept, path=path, table=table)
         return "ok", key
 
@@ -317,7 +371,8 @@ def score_slide(
         When no tile passes.
     """
     if not kept.any():
-        msg = f"BagError: none of {len(kept)} tiles of slide '{table.slide_id}' passes the model's filters. Look at it."
+        wanted = WANTED[bundle.manifest.tumour.how]
+        msg = f"BagError: none of {len(kept)} tiles of slide '{table.slide_id}' passes the model's filters{wanted}."
         raise BagError(msg)
     features = bag.features[kept]
     try:

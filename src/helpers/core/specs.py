@@ -472,9 +472,7 @@ class ProliferationSpec(Spec):
     aggregation: Literal["mean", "median", "p75", "mean_sd", "moments"] = Field(
         "mean", description="of a case's tile features, for the arm 'ridge'; other arms bring their own"
     )
-    arm: Literal["ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "average", "ensemble"] = Field(
-        "ridge", description="declared model, refitted under the null; the controls stand beside it"
-    )
+    arm: ArmName = Field("ridge", description="declared model, refitted under the null; the controls stand beside it")
     arms: tuple[ArmName, ...] = Field(
         ("ridge", "ridge_moments", "ridge_fourier", "ridge_kernel", "pls", "average", "ensemble"),
         description="models compared, ridge first; svr_*, *_mil and ensemble_all take minutes on hundreds of cases",

@@ -6,11 +6,12 @@ width of a kernel, number of components, epoch, members) is made on inner folds 
 whole. Its predictions over these inner folds, `inner`, are what an ensemble chooses by. A test case is no argument of
 any fit.
 
-All grids stand here, in `ARMS`, and were written down before any of them met the real cohort.
+All grids stand here, in `list_arms`, and were written down before any of them met the real cohort.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,7 +71,7 @@ class PreparedArm(Protocol):
 
 
 class Arm(ABC):
-    """A recipe. `refits_many`: cheap enough on hundreds of label columns for a permutation null with refits."""
+    """A recipe. `refits_many`: hundreds of label columns, as a permutation null needs, cost little more than one."""
 
     refits_many: bool = True
 
@@ -160,6 +161,63 @@ class SingleTarget:
         dict of str to ndarray
         """
         return {"arm": np.array("single")} | nest_arrays("fitted", self.fitted.to_arrays())
+
+
+@dataclass(frozen=True)
+class StackedFit:
+    """Arms fitted to one target each, side by side.
+
+    Parameters
+    ----------
+    fits : sequence of FittedArm
+        In the order of the targets.
+    """
+
+    fits: tuple[FittedArm, ...]
+
+    @property
+    def inner(self) -> np.ndarray:
+        """Predictions over the inner folds, (n, k)."""
+        return np.hstack([fit.inner for fit in self.fits])
+
+    def predict(self, bags: Sequence[np.ndarray]) -> np.ndarray:
+        """Predict cases.
+
+        Parameters
+        ----------
+        bags : Bags or sequence of ndarray
+
+        Returns
+        -------
+        ndarray, (n_cases, k)
+        """
+        known = collect_bags(bags)
+        return np.hstack([fit.predict(known) for fit in self.fits])
+
+    def score_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """Score tiles.
+
+        Parameters
+        ----------
+        tiles : ndarray, (n_tiles, d)
+
+        Returns
+        -------
+        ndarray, (n_tiles, k)
+        """
+        return np.hstack([fit.score_tiles(tiles) for fit in self.fits])
+
+    def to_arrays(self) -> Arrays:
+        """Return plain arrays.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
+        arrays: Arrays = {"arm": np.array("stacked"), "n": np.array(len(self.fits))}
+        for i, fit in enumerate(self.fits):
+            arrays |= nest_arrays(f"target{i}", fit.to_arrays())
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -586,7 +644,7 @@ class EnsembleArm(Arm):
         PreparedEnsemble
         """
         known = list_arms(aggregation=self.aggregation)
-        prepared = {name: known[name].prepare(bags, groups=groups, rng=rng) for name in self.members}
+        prepared = {name: known[name].prepare(bags, groups=groups, rng=deepcopy(rng)) for name in self.members}
         return PreparedEnsemble(self, prepared)
 
 
@@ -802,6 +860,8 @@ def load_arm(arrays: Mapping[str, np.ndarray]) -> FittedArm:
     kind = str(arrays["arm"]) if "arm" in arrays else "none"
     if kind == "single":
         return SingleTarget(load_arm(unnest_arrays("fitted", arrays)))
+    if kind == "stacked":
+        return StackedFit(tuple(load_arm(unnest_arrays(f"target{i}", arrays)) for i in range(int(arrays["n"]))))
     if kind == "linear":
         count = len({name.split("/")[0] for name in arrays if name.startswith("part")})
         parts = tuple(_load_part(unnest_arrays(f"part{i}", arrays)) for i in range(count))
@@ -814,7 +874,7 @@ def load_arm(arrays: Mapping[str, np.ndarray]) -> FittedArm:
         return load_mil(arrays)
     if kind == "hotspots":
         return load_hotspots(arrays)
-    known = "single, linear, ensemble, mil or hotspots"
+    known = "single, stacked, linear, ensemble, mil or hotspots"
     msg = f"ModelError: these arrays say arm '{kind}'; expected {known}. Save with to_arrays."
     raise ModelError(msg)
 

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from helpers.core.specs import Spec, TilingSpec
 from helpers.features.store import FeatureBag
 from helpers.models.linear import LinearModel
 from helpers.models.pooling import pool_tiles
+from helpers.models.tumour import TumourFilter, TumourModel
 
 FORMAT: Final = "histobook-bundle-1"
 MANIFEST, ARRAYS = "bundle.json", "arrays.npz"
@@ -209,6 +210,15 @@ class TrainingSummary(Spec):
     typical_error: float = Field(gt=0.0, description="SD of measured minus out-of-fold predicted")
 
 
+class TumourSummary(Spec):
+    """Whether all tiles are read, or those inside drawn tumour, or those that a classifier calls tumour."""
+
+    how: Literal["none", "polygon", "model"] = Field("none", description="tumour_filter of chapter 03")
+    classes: tuple[str, ...] = Field((), description="of outlines that are tumour")
+    min_probability: float = Field(0.5, description="of the classifier")
+    n_slides: int = Field(0, ge=0, description="with outlines, that taught the classifier")
+
+
 class BundleManifest(Spec):
     """What a bundle may be applied to, and where it comes from."""
 
@@ -223,6 +233,7 @@ class BundleManifest(Spec):
     feature_names: tuple[str, ...] = Field((), description="names of the features, where they have any")
     tiling: dict[str, Any] = Field(description="spec of chapter 01, without its paths")
     filters: dict[str, float] = Field(description="which tiles are read, options of select_tiles")
+    tumour: TumourSummary = TumourSummary()
     training: TrainingSummary
     provenance: dict[str, Any] = Field(description="run, commit, keys of inputs, versions")
     arrays_sha256: str = Field("", description="of arrays.npz")
@@ -245,17 +256,20 @@ class Bundle:
         mean and sd of the training cases' pooled features, one row per feature.
     seal : str
         SHA-256 of manifest and arrays: which model this is.
+    tumour : TumourModel or None
+        The classifier that chooses tiles, where one does.
     """
 
     manifest: BundleManifest
     scorer: Scorer
     reference: pd.DataFrame | None
     seal: str
+    tumour: TumourModel | None = None
 
 
 def collect_manifest(
     run: Run, *, bag: FeatureBag, arm: str, target: str, score_method: str, filters: Mapping[str, float],
-    predictions: pd.DataFrame, n_slides: int, cutoff: float,
+    predictions: pd.DataFrame, n_slides: int, cutoff: float, tumour: TumourFilter | None = None,
 ) -> BundleManifest:  # fmt: skip
     """Put together what chapter 03 knows about its declared model.
 
@@ -274,6 +288,8 @@ def collect_manifest(
         Of those cases.
     cutoff : float
         From development cases.
+    tumour : TumourFilter, optional
+        That chose among the tiles.
 
     Returns
     -------
@@ -298,6 +314,7 @@ def collect_manifest(
         arm=arm, target=target, score_method=score_method, filters=dict(filters), tiling=tiling,
         encoder={name: str(bag.attributes[name]) for name in IDENTITY}, encoder_seed=records["02"]["spec"]["seed"],
         stored_as=records["02"]["spec"]["stored_as"], dimension=bag.features.shape[1], feature_names=bag.columns,
+        tumour=_describe_tumour(tumour),
         training=TrainingSummary(
             n_cases=len(predictions), n_slides=n_slides, scores=tuple(np.sort(predictions["y_pred"]).round(6).tolist()),
             cutoff=cutoff, cutoff_origin="median of the out-of-fold predictions of the training cases",
@@ -312,6 +329,14 @@ def collect_manifest(
     )  # fmt: skip
 
 
+def _describe_tumour(keep: TumourFilter | None) -> TumourSummary:
+    if keep is None:
+        return TumourSummary()
+    how: Literal["polygon", "model"] = "polygon" if keep.model is None else "model"
+    taught_by = keep.model.n_slides if keep.model is not None else 0
+    return TumourSummary(how=how, classes=tuple(keep.classes), min_probability=keep.min_probability, n_slides=taught_by)
+
+
 def _read_record(run: Run, number: str) -> dict[str, Any]:
     folder = chapter_folder(run.profile_dir, number)
     record = read_run(folder) if folder else None
@@ -322,8 +347,9 @@ def _read_record(run: Run, number: str) -> dict[str, Any]:
 
 
 def write_bundle(
-    folder: str | Path, scorer: Scorer, manifest: BundleManifest, *, reference: pd.DataFrame | None = None
-) -> list[Path]:
+    folder: str | Path, scorer: Scorer, manifest: BundleManifest, *, reference: pd.DataFrame | None = None,
+    tumour: TumourModel | None = None,
+) -> list[Path]:  # fmt: skip
     """Write a bundle: the same model gives the same bytes.
 
     Parameters
@@ -333,6 +359,8 @@ def write_bundle(
     manifest : BundleManifest
     reference : DataFrame, (n_cases, D), optional
         Pooled features of the training cases; their mean and SD are kept, to say which new case is unlike them.
+    tumour : TumourModel, optional
+        The classifier that chose among the tiles.
 
     Returns
     -------
@@ -344,6 +372,8 @@ def write_bundle(
     arrays = {f"model/{name}": value for name, value in scorer.to_arrays().items()}
     if reference is not None:
         arrays |= {"reference/mean": reference.mean().to_numpy(float), "reference/sd": reference.std().to_numpy(float)}
+    if tumour is not None:
+        arrays |= {f"tumour/{name}": np.asarray(value) for name, value in vars(tumour).items()}
     with paths.atomic_write(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     sealed = manifest.model_copy(update={"arrays_sha256": fingerprint(folder / ARRAYS)}).model_dump(mode="json")
@@ -389,7 +419,16 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise ModelError(msg) from None
     arrays = _read_arrays(folder / ARRAYS)
     reference = pd.DataFrame(_unnest("reference", arrays)) if "reference/mean" in arrays else None
-    return Bundle(manifest=manifest, scorer=load_fitted(_unnest("model", arrays)), reference=reference, seal=seal)
+    scorer = load_fitted(_unnest("model", arrays))
+    return Bundle(manifest=manifest, scorer=scorer, reference=reference, seal=seal, tumour=_load_tumour(arrays))
+
+
+def _load_tumour(arrays: Arrays) -> TumourModel | None:
+    stored = _unnest("tumour", arrays)
+    if not stored:
+        return None
+    intercept, n_slides = float(stored.pop("intercept")), int(stored.pop("n_slides"))
+    return TumourModel(**stored, intercept=intercept, n_slides=n_slides)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

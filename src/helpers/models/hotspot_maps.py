@@ -23,7 +23,6 @@ from helpers.stats.hotspots import (
     compare_maps,
     compute_auroc_columns,
     compute_entropy,
-    find_hot,
     judge_map,
     measure_deletion,
 )
@@ -281,8 +280,8 @@ def judge_random(
             continue
         drawn = draw_random_attention(fit, slide.features, n_draws=n_draws, rng=np.random.default_rng(seed))
         for truth, own in found.items():
-            hot = find_hot(planted.values[truth].to_numpy()[planted.inside], hot_share=hot_share)
-            own.append(compute_auroc_columns(hot, drawn[planted.inside]))
+            values = planted.values[truth].to_numpy()[planted.inside]
+            own.append(compute_auroc_columns(values > np.quantile(values, 1 - hot_share), drawn[planted.inside]))
     means = {truth: np.nanmean(own, axis=0) if own else np.full(n_draws, np.nan) for truth, own in found.items()}
     rows = [{"truth": truth, "draw": i, "auroc": float(v)} for truth, own in means.items() for i, v in enumerate(own)]
     return pd.DataFrame(rows)

@@ -5,19 +5,20 @@ something), with weights that are equal (mean MIL) or learnt (attention). A tile
 the same training cases, plus a small net whose last layer starts at 0 (`anchored`): before the first epoch the arm *is*
 the ridge, and early stopping may leave it there. One net per inner fold (and seed) trains on the other inner folds; the
 epoch with the least error over all inner folds together is kept, and the nets are averaged. So the stopping is an inner
-choice, and the nets' held-out inner predictions are what ensembles choose by.
+choice, and the nets' held-out inner predictions are what ensembles choose by. Each target has nets of its own.
 
 All nets train at once as batched matrix products. A step draws a fixed number of tiles per case, with replacement, so
 there is no padding and nothing to mask; prediction sums over the true tiles of each case.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.models.arms import Arm
+from helpers.models.arms import Arm, StackedFit
 from helpers.models.bags import Bags, average_by_case, check_width, collect_bags
 from helpers.models.descriptors import Arrays, measure_tiles
 from helpers.models.linear import fit_ridge, plan_inner_folds
@@ -81,7 +82,8 @@ class MilArm(Arm):
         PreparedMil
         """
         mean, rotation = fit_rotation(bags, n_components=self.n_components)
-        return PreparedMil(self, bags, groups, mean, rotation, plan_inner_folds(len(bags), groups=groups), rng)
+        folds, seed = plan_inner_folds(len(bags), groups=groups), int(rng.integers(2**31))
+        return PreparedMil(self, bags, groups, mean, rotation, folds, seed)
 
 
 def fit_rotation(bags: Bags, *, n_components: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +124,8 @@ class PreparedMil:
         From `fit_rotation`.
     folds : ndarray, (n,), int
         Inner folds: net m trains on all folds but m modulo their number, and stops by that one.
-    rng : numpy Generator
+    seed : int
+        Of starts and of what is drawn: the same labels give the same nets, however often they are fitted.
     """
 
     arm: MilArm
@@ -131,10 +134,16 @@ class PreparedMil:
     mean: np.ndarray
     rotation: np.ndarray
     folds: np.ndarray
-    rng: np.random.Generator
+    seed: int
 
-    def fit(self, labels: np.ndarray) -> "MilFit":
-        """Train the nets of all inner folds at once.
+    @cached_property
+    def inputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the nets read: rotated tiles (n_tiles, p), and the case of each (n_tiles,)."""
+        tiles, owner = self.bags.list_tiles()
+        return ((tiles - self.mean) @ self.rotation).astype(np.float32), owner
+
+    def fit(self, labels: np.ndarray) -> StackedFit:
+        """Train nets for each target alone, so that no target depends on which others stand beside it.
 
         Parameters
         ----------
@@ -142,17 +151,25 @@ class PreparedMil:
 
         Returns
         -------
-        MilFit
+        StackedFit
+            One MilFit per target.
         """
         centre, spread = labels.mean(axis=0), np.where(labels.std(axis=0) > 0, labels.std(axis=0), 1.0)
         y = (labels - centre) / spread
-        anchors = self._fit_anchors(y)
-        tiles, owner = self.bags.list_tiles()
-        start = MilFit(self.mean, self.rotation, *anchors, self._draw_weights(y), centre, spread, self.arm.attention)
-        nets, inner = _Training(self, start, tiles, owner, y).run()
-        return MilFit(
-            self.mean, self.rotation, *anchors, nets, centre, spread, self.arm.attention, inner * spread + centre
+        weights, offsets = self._fit_anchors(y)
+        targets = (slice(j, j + 1) for j in range(y.shape[1]))
+        return StackedFit(
+            tuple(self._train(y[:, j], weights[..., j], offsets[:, j], centre[j], spread[j]) for j in targets)
         )
+
+    def _train(
+        self, y: np.ndarray, weights: np.ndarray, offsets: np.ndarray, centre: np.ndarray, spread: np.ndarray
+    ) -> "MilFit":
+        start = MilFit(
+            self.mean, self.rotation, weights, offsets, self._draw_weights(y), centre, spread, self.arm.attention
+        )
+        nets, inner = _Training(self, start, y).run()
+        return replace(start, nets=nets, inner=inner * spread + centre)
 
     def _fit_anchors(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ridge weights (n_nets, d, k) and offsets (n_nets, k) on raw features."""
@@ -170,13 +187,13 @@ class PreparedMil:
         return np.tile(weights, (self.arm.n_seeds, 1, 1)), np.tile(offsets, (self.arm.n_seeds, 1))
 
     def _draw_weights(self, y: np.ndarray) -> Arrays:
-        n_nets = (int(self.folds.max()) + 1) * self.arm.n_seeds
+        n_nets, rng = (int(self.folds.max()) + 1) * self.arm.n_seeds, np.random.default_rng(self.seed)
         p, h, k = self.rotation.shape[1], self.arm.hidden, y.shape[1]
         scale_out = 0.0 if self.arm.anchored else np.sqrt(1 / h)
         drawn = {
-            "w1": self.rng.normal(size=(n_nets, p, h)) * np.sqrt(2 / p), "b1": np.zeros((n_nets, 1, h)),
-            "w2": self.rng.normal(size=(n_nets, h, k)) * scale_out, "b2": np.zeros((n_nets, 1, k)),
-            "v": self.rng.normal(size=(n_nets, h, h)) * np.sqrt(1 / h), "u": np.zeros((n_nets, h, 1)),
+            "w1": rng.normal(size=(n_nets, p, h)) * np.sqrt(2 / p), "b1": np.zeros((n_nets, 1, h)),
+            "w2": rng.normal(size=(n_nets, h, k)) * scale_out, "b2": np.zeros((n_nets, 1, k)),
+            "v": rng.normal(size=(n_nets, h, h)) * np.sqrt(1 / h), "u": np.zeros((n_nets, h, 1)),
         }  # fmt: skip
         return {name: value.astype(np.float32) for name, value in drawn.items()}
 
@@ -313,15 +330,15 @@ def load_mil(arrays: Mapping[str, np.ndarray]) -> MilFit:
 class _Training:
     """One run: all nets of a fit, trained as batched products."""
 
-    def __init__(
-        self, prepared: PreparedMil, start: MilFit, tiles: np.ndarray, owner: np.ndarray, y: np.ndarray
-    ) -> None:
+    def __init__(self, prepared: PreparedMil, start: MilFit, y: np.ndarray) -> None:
         import torch
 
+        inputs, owner = prepared.inputs
+        tiles, _ = prepared.bags.list_tiles()
         self.arm, self.folds, self.start, self.y = prepared.arm, prepared.folds, start, y
         self.n_nets, self.n_folds = len(start.anchor_offsets), int(self.folds.max()) + 1
-        self.generator = torch.Generator().manual_seed(int(prepared.rng.integers(2**31)))
-        self.inputs = torch.as_tensor((tiles - start.mean) @ start.rotation, dtype=torch.float32)
+        self.generator = torch.Generator().manual_seed(prepared.seed)
+        self.inputs = torch.as_tensor(inputs)
         anchored = tiles @ start.anchor_weights.astype(np.float32) + start.anchor_offsets[:, None]
         self.anchored = torch.as_tensor(anchored, dtype=torch.float32)  # (n_nets, n_tiles, k)
         self.owner = torch.as_tensor(owner)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -269,32 +270,28 @@ def _average_frozen(
 class ArmFolds:
     """All folds of one repeat for one arm, digested once, ready to be refitted on any labels.
 
-    The counterpart of `helpers.models.linear.RidgeFolds` for every arm that can be refitted hundreds of times.
+    The counterpart of `helpers.models.linear.RidgeFolds` for every arm.
 
     Parameters
     ----------
     study : Study
     arm : str
     repeat : int
+    workers : int
+        Threads; folds are shared out, and the numbers do not depend on it.
 
-    Raises
-    ------
-    ModelError
-        When refitting the arm under a null would take hours.
+    Attributes
+    ----------
+    slow : list of str
+        What the arm rests on that is trained anew for each label, so that hundreds of refits take hundreds of fits.
     """
 
-    def __init__(self, study: Study, arm: str, *, repeat: int = 0) -> None:
+    def __init__(self, study: Study, arm: str, *, repeat: int = 0, workers: int = 1) -> None:
         check_arms([arm])
         known = study.recipes
-        slow = [name for name in list_recipes([arm]) if not known[name].refits_many]
-        if slow:
-            msg = (
-                f"ModelError: arm '{arm}' rests on {', '.join(slow)}, which cannot be refitted hundreds of times. "
-                "Declare an arm with a linear head; compare this one in `arms`."
-            )
-            raise ModelError(msg)
+        self.slow = [name for name in list_recipes([arm]) if not known[name].refits_many]
         folds = study.list_folds([repeat])
-        self.study, self.arm = study, known[arm]
+        self.study, self.arm, self.workers = study, known[arm], max(1, workers)
         places = [study.locate(*fold) for fold in folds]
         self.rows = np.sort(np.concatenate([test for _, test in places]))
         self.cases = study.cases[self.rows]
@@ -314,8 +311,29 @@ class ArmFolds:
         -------
         list of FittedArm
         """
-        with limit_threads():
-            return [one.fit(labels[~test]) for one, test in zip(self.prepared, self.test, strict=True)]
+        with limit_threads(), ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(lambda one, test: one.fit(labels[~test]), self.prepared, self.test))
+
+    def describe_cost(self, labels: np.ndarray, *, n_refits: int) -> str:
+        """Say what a null with refits will take, by timing one.
+
+        Parameters
+        ----------
+        labels : ndarray, (n_cases, k)
+            One column of them is fitted.
+        n_refits : int
+
+        Returns
+        -------
+        str
+        """
+        if not self.slow:
+            return f"{n_refits} refits share their factorisation"
+        started = perf_counter()
+        self.fit(labels[:, :1])
+        minutes = (perf_counter() - started) * n_refits / 60
+        slow = ", ".join(self.slow)
+        return f"{n_refits} refits train {slow} anew, about {minutes:.0f} min; fewer n_permutations take less"
 
     def predict_held_out(self, models: Sequence[FittedArm]) -> np.ndarray:
         """Predict each case by the model that did not see it.

@@ -30,22 +30,26 @@ def score_tiles(fitted: Sequence[FittedArm], tiles: np.ndarray) -> np.ndarray:
 
 
 def has_tile_scores(fitted: Sequence[FittedArm], tiles: np.ndarray) -> bool:
-    """Say whether an arm scores tiles; kernels of case means and quantiles do not.
+    """Say whether the mean of the tiles' scores is the prediction of their case.
+
+    Kernels of case means and quantiles score no tile, and attention weighs tiles unequally.
 
     Parameters
     ----------
     fitted : sequence of FittedArm
     tiles : ndarray, (n_tiles, d)
+        Of one case.
 
     Returns
     -------
     bool
     """
     try:
-        score_tiles(fitted, tiles[:1])
+        scores = score_tiles(fitted, tiles)
     except ModelError:
         return False
-    return True
+    predicted = np.mean([model.predict([tiles])[0] for model in fitted], axis=0)
+    return bool(np.allclose(scores.mean(axis=0), predicted, rtol=1e-4, atol=1e-4))
 
 
 def find_decisive_tiles(scores: np.ndarray, *, cutoff: float, aggregation: str = "mean") -> np.ndarray:

@@ -6,7 +6,7 @@ cases; it never sees a score. Where outlines exist for every slide, they can be 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,10 +166,56 @@ def fit_tumour_model(
     return TumourModel(mean, scale, model.coef_[0], float(model.intercept_[0]), len(usable))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TumourFilter:
+    """Says which tiles of a slide are tumour; other encoders of the same tiles (controls) get the same choice.
+
+    Parameters
+    ----------
+    model : TumourModel, optional
+        Calls tiles; without it the outlines choose.
+    outlines : mapping of str to Path
+        By slide; read where there is no model. A slide without one keeps no tile.
+    classes : sequence of str
+        Of outlines.
+    min_probability : float
+        Of the model.
+    """
+
+    model: TumourModel | None = None
+    outlines: Mapping[str, Path] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    min_probability: float = 0.5
+    known: dict[str, np.ndarray] = field(default_factory=dict, repr=False, init=False)
+
+    def __call__(self, slide_id: str, bag: FeatureBag) -> np.ndarray:
+        """Choose among the tiles of a slide.
+
+        Parameters
+        ----------
+        slide_id : str
+        bag : FeatureBag
+
+        Returns
+        -------
+        ndarray, (n_tiles,), bool
+        """
+        if slide_id not in self.known:
+            self.known[slide_id] = self._choose(slide_id, bag)
+        return self.known[slide_id]
+
+    def _choose(self, slide_id: str, bag: FeatureBag) -> np.ndarray:
+        if self.model is not None:
+            return self.model.predict(bag.features) >= self.min_probability
+        if slide_id in self.outlines:
+            return find_inside(bag, self.outlines[slide_id], slide_id=slide_id, classes=self.classes)
+        return np.zeros(len(bag.features), bool)
+
+
 def make_tumour_filter(
     files: pd.DataFrame, *, how: str, folder: str | Path | None, classes: Sequence[str], cases: pd.Index,
     min_probability: float = 0.5,
-) -> KeepTiles | None:  # fmt: skip
+) -> TumourFilter | None:  # fmt: skip
     """Return the filter that a spec asks for.
 
     Parameters
@@ -187,8 +233,7 @@ def make_tumour_filter(
 
     Returns
     -------
-    callable or None
-        Slide id and bag to (n_tiles,), bool. With polygon, a slide without outline keeps no tile.
+    TumourFilter or None
 
     Raises
     ------
@@ -199,19 +244,7 @@ def make_tumour_filter(
         return None
     outlines = find_outlines(folder, files["slide_id"].tolist())
     model = fit_tumour_model(files, outlines, classes=classes, cases=cases) if how == "model" else None
-    known: dict[str, np.ndarray] = {}  # other encoders of the same tiles (controls) get the same choice
-
-    def keep_tumour(slide_id: str, bag: FeatureBag) -> np.ndarray:
-        if slide_id not in known:
-            if model is not None:
-                known[slide_id] = model.predict(bag.features) >= min_probability
-            elif slide_id in outlines:
-                known[slide_id] = find_inside(bag, outlines[slide_id], slide_id=slide_id, classes=classes)
-            else:
-                known[slide_id] = np.zeros(len(bag.features), bool)
-        return known[slide_id]
-
-    return keep_tumour
+    return TumourFilter(model=model, outlines=outlines, classes=classes, min_probability=min_probability)
 
 
 def predict_by_filter(

@@ -62,21 +62,6 @@ def compute_auroc_columns(positive: np.ndarray, scores: np.ndarray) -> np.ndarra
     return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
-def find_hot(truth: np.ndarray, *, hot_share: float) -> np.ndarray:
-    """Say which tiles have the highest planted values.
-
-    Parameters
-    ----------
-    truth : ndarray, (n_tiles,)
-    hot_share : float
-
-    Returns
-    -------
-    ndarray, (n_tiles,), bool
-    """
-    return np.asarray(truth > np.quantile(truth, 1 - hot_share), bool)
-
-
 def judge_map(
     scores: np.ndarray,
     truth: np.ndarray,
@@ -112,7 +97,7 @@ def judge_map(
     found = dict.fromkeys((*QUANTITIES, "distance_any"), float("nan")) | {"n_tiles": float(len(scores))}
     if len(scores) < MIN_TILES:
         return found
-    hot = find_hot(truth, hot_share=hot_share)
+    hot = truth > np.quantile(truth, 1 - hot_share)
     found["auroc"] = compute_auroc(hot, scores)
     n_top = max(1, round(TOP_SHARE * len(scores)))
     highest = np.argsort(-scores, kind="stable")
