@@ -139,7 +139,9 @@ def test_filters_are_compared_on_the_same_cases(cohort: tuple, monkeypatch: pyte
     assert agreement["called_tumour"] > agreement["all_tiles"] + 0.1
 
 
-def test_cases_pooled_by_several_filters_are_those_pooled_by_each(cohort: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_pooled_by_several_filters_are_those_pooled_by_each(
+    cohort: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, _, bags = cohort
     files = files.assign(case_id=["a", "a", "b", "c"])
     monkeypatch.setattr(inputs, "read_slide", lambda _, slide_id: bags[slide_id])

@@ -852,7 +852,7 @@ class _Training:
         return units.relu() if self.arm.activation == "relu" else units
 
     def differentiate(self, batch: "Tensor", units: "Tensor", mask: "Tensor") -> "Tensor":
-        """Add the gradient of all weights but the trunk's, without autograd; return that of the units, (m, 1, n, trunk).
+        """Add the gradient of all weights but the trunk's, by hand; return that of the units, (m, 1, n, trunk).
 
         A step on one case is so small that autograd's bookkeeping takes longer than its arithmetic.
         """
