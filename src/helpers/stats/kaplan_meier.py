@@ -51,8 +51,8 @@ def fit_km(
 def _fit_curve(time: Floats, event: Bools, *, interval: str) -> pd.DataFrame:
     moments, place = np.unique(np.append(time, 0.0), return_inverse=True)
     left = np.bincount(place[:-1], minlength=moments.size)
-    died = np.bincount(place[:-1], weights=event, minlength=moments.size)
-    at_risk = (time.size - np.cumsum(left) + left).astype(float)
+    died = np.bincount(place[:-1], weights=event, minlength=moments.size).astype(np.float64)
+    at_risk = (time.size - np.cumsum(left) + left).astype(np.float64)
     survival = np.cumprod(1.0 - died / at_risk)
     low, high = _compute_greenwood(survival, at_risk, died, interval=interval)
     return pd.DataFrame(
