@@ -29,13 +29,15 @@ class FlatWeights:
         sizes = [value.size for value in weights.values()]
         self.flat, self.gradient, self.first, self.second = (torch.zeros(sum(sizes)) for _ in range(4))
         self.named: dict[str, Tensor] = {}
+        self.slopes: dict[str, Tensor] = {}
         self.n_steps = 0
         for (name, value), own, slope in zip(
             weights.items(), self.flat.split(sizes), self.gradient.split(sizes), strict=True
         ):
             own.copy_(torch.from_numpy(np.ascontiguousarray(value)).flatten())
             self.named[name] = own.view(value.shape).requires_grad_()
-            self.named[name].grad = slope.view(value.shape)
+            self.slopes[name] = slope.view(value.shape)
+            self.named[name].grad = self.slopes[name]
 
     def forget_gradients(self) -> None:
         """Set the gradient to 0; `backward` adds to it in place."""

@@ -789,10 +789,10 @@ class _Training:
 
     def choose_step(self) -> "Callable[[], None]":
         """Return the step of the arm's optimiser, for all nets."""
-        options = {"rate": self.arm.learning_rate, "decay": self.arm.weight_decay}
+        rate, decay = self.arm.learning_rate, self.arm.weight_decay
         if self.arm.optimiser == "sgd":
-            return partial(self.weights.step_nesterov, momentum=0.9, **options)
-        return partial(self.weights.step_adamw, **options)
+            return partial(self.weights.step_nesterov, rate=rate, decay=decay, momentum=0.9)
+        return partial(self.weights.step_adamw, rate=rate, decay=decay)
 
     def measure(self, inner: np.ndarray) -> np.ndarray:
         """Squared error of every net on its inner fold; the sum over all of them where they stop together."""
@@ -844,6 +844,7 @@ class _Training:
         else:
             units.requires_grad_()
             self.compute_loss(batch, self.inputs, self.activate(units), mask).backward()
+            assert units.grad is not None
             gradient = units.grad
         self.add_trunk_gradient(batch, gradient)
 
@@ -863,7 +864,7 @@ class _Training:
             self.net, hidden[:, 0], mask[:, 0], self.labels[batch[:, 0]], clamp=self.arm.clamp
         )
         for name, value in by_weight.items():
-            self.net[name].grad.add_(value)
+            self.weights.slopes[name].add_(value)
         by_units = by_hidden[:, None].mul_(kept)
         return by_units if self.arm.activation == "none" else by_units * (hidden > 0)
 
@@ -911,11 +912,11 @@ class _Training:
 
     def add_trunk_gradient(self, batch: "Tensor", gradient: "Tensor") -> None:
         """Add what the gradient of the units, (m, b, n, trunk), says of the trunk's weights."""
-        w, b = self.net["w0"], self.net["b0"]
+        w, b = self.weights.slopes["w0"], self.weights.slopes["b0"]
         for m, i, start, end, size in self.list_slices(batch):
             own = gradient[m, i, :size]
-            w.grad[m].addmm_(self.inputs[start:end, : w.shape[1]].T, own)
-            b.grad[m, 0].add_(own.sum(dim=0))
+            w[m].addmm_(self.inputs[start:end, : w.shape[1]].T, own)
+            b[m, 0].add_(own.sum(dim=0))
 
     def predict_held_out(self) -> np.ndarray:
         """Predict every training case by the net that did not train on it, (n, k)."""

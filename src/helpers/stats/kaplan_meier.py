@@ -53,7 +53,7 @@ def _fit_curve(time: Floats, event: Bools, *, interval: str) -> pd.DataFrame:
     left = np.bincount(place[:-1], minlength=moments.size)
     died = np.bincount(place[:-1], weights=event, minlength=moments.size).astype(np.float64)
     at_risk = (time.size - np.cumsum(left) + left).astype(np.float64)
-    survival = np.cumprod(1.0 - died / at_risk)
+    survival = np.asarray(np.cumprod(1.0 - died / at_risk), np.float64)
     low, high = _compute_greenwood(survival, at_risk, died, interval=interval)
     return pd.DataFrame(
         {
