@@ -23,7 +23,7 @@ install: $(STAMP)  ## make .venv and install the locked versions into it
 $(STAMP): requirements.lock pyproject.toml notebooks/labconfig/default_setting_overrides.json
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -r requirements.lock
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -r requirements.lock
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -e . --no-deps
 	$(BIN)/python -m ipykernel install --sys-prefix --name python3
 	install -D -m 644 notebooks/labconfig/default_setting_overrides.json $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json

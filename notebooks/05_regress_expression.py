@@ -156,17 +156,17 @@ print(recipes["multi_task"])
 #
 # ## The number that flatters
 #
-# We ask the net for genes of the very cases it was trained on.
+# All arms are fitted here, once for all folds; the next section says how. First we ask a net for genes of the very cases it was trained on.
 
 # %%
-from helpers.models.expression import fit_fold, predict_genes
+from helpers.models.expression import predict_genes
 from helpers.models.study import Study
 from helpers.stats.correlation import compute_spearman_columns
 
 study = Study(bags, owners, splits, site, spec.seed)
+predictions, fits = predict_genes(study, measured, spec.arms, repeats=range(min(spec.n_repeats, splits["repeat"].nunique())), workers=workers)
 train, test = study.locate(0, study.list_folds([0])[0][1])
-once = fit_fold(study, measured.to_numpy()[train], [spec.arm, "ridge"] if spec.arm == "chosen" else [spec.arm], repeat=0, fold=study.list_folds([0])[0][1])
-seen, held_out = (compute_spearman_columns(measured.to_numpy()[rows], once[spec.arm].predict(bags.take(rows))) for rows in (train, test))
+seen, held_out = (compute_spearman_columns(measured.to_numpy()[rows], fits[spec.arm][0].predict(bags.take(rows))) for rows in (train, test))
 print(f"median over {measured.shape[1]} genes, {spec.arm}: {np.nanmedian(seen):.3f} on its training cases, {np.nanmedian(held_out):.3f} on held-out sites")
 
 # %% [markdown]
@@ -177,7 +177,6 @@ print(f"median over {measured.shape[1]} genes, {spec.arm}: {np.nanmedian(seen):.
 # Every arm predicts every gene on the same folds, which keep sites whole. Inner folds choose penalties, epochs and, for `chosen`, the arm of each gene; a test fold chooses nothing.
 
 # %%
-predictions, fits = predict_genes(study, measured, spec.arms, repeats=range(min(spec.n_repeats, splits["repeat"].nunique())), workers=workers)
 predictions.groupby(["arm", "split"])[["case_id", "target", "repeat"]].nunique()
 
 # %% tags=["checks"]
@@ -513,6 +512,7 @@ if mapped:
 # %%
 from dataclasses import replace as change
 
+from helpers.models.expression import fit_fold
 from helpers.stats.hotspots import compare_maps, correlate_maps
 
 stability = pd.DataFrame()

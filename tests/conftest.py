@@ -37,6 +37,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             accelerator = has_accelerator() if accelerator is None else accelerator
             if not accelerator:
                 item.add_marker(pytest.mark.skip(reason="needs an accelerator (cuda or mps), none found"))
+        if shares_fixture(item) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY).as_posix()))
+
+
+def shares_fixture(item: pytest.Item) -> bool:
+    """Say whether a test uses what its module makes once; workers that share such a module would each make it."""
+    known = getattr(item, "_fixtureinfo", None)
+    chosen = known.name2fixturedefs.values() if known else ()
+    return any(definitions[-1].scope == "module" for definitions in chosen)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def test_a_slide_is_measured_against_the_decoder_openslide_and_one_thread(tmp_pa
     from helpers.slides.writer import write_pyramid
 
     monkeypatch.setattr(bench_slides, "N_TILES", 4)
+    monkeypatch.setattr(bench_slides, "N_TURNS", 1)
     path = tmp_path / "S.svs"
     write_pyramid(path, bench.draw_texture(1400), mpp=0.25)
     rows = bench_slides.measure_slide("small", path)

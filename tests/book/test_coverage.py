@@ -1,5 +1,7 @@
 """Coverage and level over table-only cohorts: the arithmetic, its repeatability, and a small run of the real thing."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,10 +13,17 @@ from helpers.phantom.estimands import compute_estimands
 
 PHANTOM = PhantomSpec(n_estimand=100_000)
 
+pytestmark = pytest.mark.xdist_group("coverage")  # the truth and the cohorts are drawn once, not once per worker
+
 
 @pytest.fixture(scope="module")
-def measured() -> pd.DataFrame:
-    return measure_coverage(PHANTOM, compute_estimands(PHANTOM), n_cohorts=250, sizes=[100])
+def estimands() -> dict[str, Any]:
+    return compute_estimands(PHANTOM)
+
+
+@pytest.fixture(scope="module")
+def measured(estimands: dict[str, Any]) -> pd.DataFrame:
+    return measure_coverage(PHANTOM, estimands, n_cohorts=250, sizes=[100])
 
 
 def test_intervals_cover_and_the_logrank_test_keeps_its_level(measured: pd.DataFrame) -> None:
@@ -61,8 +70,8 @@ def test_shares_of_four_cohorts_by_hand() -> None:
     assert "| NO |" in format_coverage(many.reset_index())
 
 
-def test_cohorts_are_the_same_however_many_are_drawn(measured: pd.DataFrame) -> None:
-    again = measure_coverage(PHANTOM, compute_estimands(PHANTOM), n_cohorts=3, sizes=[100])
+def test_cohorts_are_the_same_however_many_are_drawn(measured: pd.DataFrame, estimands: dict[str, Any]) -> None:
+    again = measure_coverage(PHANTOM, estimands, n_cohorts=3, sizes=[100])
     pd.testing.assert_frame_equal(again, measured[measured["cohort"] < 3].reset_index(drop=True))
 
 

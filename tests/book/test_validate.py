@@ -24,8 +24,8 @@ TABLES = pd.DataFrame(
 
 
 def plan_small() -> BookSpecs:
-    """The smallest profile with another seed than the tests' own cohort."""
-    return plan_specs("ci", seed=70_001)
+    """The smallest profile with another seed than the tests' own cohort, and slides of half its area."""
+    return plan_specs("ci", seed=70_001, slide_um=420.0)
 
 
 def test_mean_and_t_interval_of_four_numbers_worked_by_hand() -> None:

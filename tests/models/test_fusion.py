@@ -32,9 +32,10 @@ from helpers.models.fusion_study import (
     predict_fusion,
 )
 from helpers.models.logistic import fit_crossed, fit_path, fit_stack, plan_inner_classes, weigh_classes
-from helpers.phantom.planted_labels import plant_label, simulate_bags
+from helpers.phantom.planted_labels import plant_label
 from helpers.phantom.truth import plan_cohort
 from helpers.stats.classification import compare_classifiers
+from tests.phantom.simulated_bags import simulate_bags
 
 QUICK = FusionRecipe(max_epochs=4, dim=8, n_components=6, n_inner=3)
 ARMS = ["image_linear", "genes_linear", "late_fusion", "cross_attention"]

@@ -12,10 +12,14 @@ from helpers.models.bags import Bags, collect_bags
 from helpers.models.hotspots import (
     POOLINGS,
     HotspotArm,
+    _Training,
+    apply_trunk,
+    differentiate_attention,
     draw_attention,
     list_hotspot_arms,
     load_hotspots,
     pool_by_value,
+    pool_values,
     split_by_size,
 )
 from helpers.models.linear import fit_ridge, plan_inner_folds
@@ -193,3 +197,55 @@ def test_tiles_of_another_encoder_are_refused() -> None:
     fit = replace(SMALL, max_epochs=0).fit(bags, y, site, np.random.default_rng(1))
     with pytest.raises(ModelError, match="tiles of 7 features were given to a net of 5"):
         fit.predict([np.zeros((3, 7))])
+
+
+@pytest.mark.parametrize("clamp", [None, 0.05])
+def test_the_gradient_by_hand_is_that_of_autograd(clamp: float | None) -> None:
+    import torch
+
+    rng = np.random.default_rng(8)
+    shapes = {
+        "w0": (3, 6, 7),
+        "b0": (3, 1, 7),
+        "w1": (3, 7, 2),
+        "b1": (3, 1, 2),
+        "v": (3, 7, 4),
+        "c": (3, 1, 4),
+        "u": (3, 4, 1),
+        "mix": (3, 1, 2),
+    }
+    net = {name: torch.from_numpy(0.4 * rng.normal(size=shape)).requires_grad_() for name, shape in shapes.items()}
+    x, labels = torch.from_numpy(rng.normal(size=(3, 1, 9, 6))), torch.from_numpy(rng.normal(size=(3, 1, 2)))
+    mask = torch.arange(9) < torch.tensor([[4], [9], [1]])[..., None]  # (3, 1, 9)
+    arm = replace(SMALL, n_attention=1, anchored=False, activation="none", clamp=clamp)
+    ((pool_values(net, x, mask, arm) - labels) ** 2).mean(dim=(1, 2)).sum().backward()
+    hidden = apply_trunk(net, x, arm)[:, 0].detach()
+    by_weight, by_hidden = differentiate_attention(net, hidden, mask[:, 0], labels[:, 0], clamp=clamp)
+    assert net["mix"].grad is None or not net["mix"].grad.any(), "one attention has all the weight"
+    assert set(by_weight) | {"w0", "b0", "mix"} == set(net)
+    for name, value in by_weight.items():
+        assert torch.allclose(value, net[name].grad, atol=1e-12), name
+    assert torch.allclose(x[:, 0].mT @ by_hidden, net["w0"].grad, atol=1e-12)
+    assert not by_hidden[~mask[:, 0]].any(), "padding has a gradient"
+
+
+@pytest.mark.parametrize("name", ["as_published", "pool_max", "top_k"])
+def test_a_step_on_slices_of_tiles_is_a_step_on_padded_ones(name: str) -> None:
+    import torch
+
+    bags, y, site = make_cohort(30)
+    arm = replace(list_hotspot_arms()[name], trunk=8, attention_width=4)
+    gradients = []
+    for by_slices in (True, False):
+        prepared = arm.prepare(bags, groups=site, rng=np.random.default_rng(2))
+        training = _Training(prepared, y[:, :1])
+        assert training.reads_slices
+        assert training.by_hand == (name == "as_published")
+        training.reads_slices = by_slices
+        held_out = training.predict_held_out()
+        training.follow_loss(training.draw_epoch()[3])
+        gradients.append((training.weights.gradient, held_out))
+    (ours, held_out), (theirs, expected) = gradients
+    assert theirs.abs().max() > 0.01
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert held_out == pytest.approx(expected, abs=1e-5)

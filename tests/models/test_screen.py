@@ -11,6 +11,8 @@ from helpers.models.screen import (
     PlantedGenes,
     build_smoother,
     choose_penalty,
+    compute_p_values,
+    correlate_permuted,
     rank_columns,
     screen_genes,
     simulate_screens,
@@ -127,3 +129,26 @@ def test_simulated_screens_count_what_was_wrong() -> None:
     assert found["lower"] <= 0.05
     assert found["lower"] < found["proportion"] < found["upper"]
     assert screens["proportion"].equals(screens["n_false"] / screens["n_found"].clip(lower=1))
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_permuted_correlation_is_that_of_permuted_labels_and_their_refit(part: bool) -> None:
+    x, folds, site = make_study(40)
+    rng = np.random.default_rng(6)
+    ranks, kept = rank_columns(rng.normal(size=(40, 700))), np.arange(40) % 3 > 0 if part else np.ones(40, bool)
+    ranks[:, 5] = 0.0
+    smoother = build_smoother(x, folds, freedom=5)
+    permutations = permute_within(site, n_permutations=7, rng=rng)
+    null = correlate_permuted(smoother, ranks, permutations=permutations, kept=kept)
+    assert null.shape == (7, 700)
+    assert not null[:, 5].any(), "a constant label correlates with nothing"
+    for p in (0, 6):
+        for gene in (0, 1, 699):
+            labels = ranks[permutations[p], gene]
+            expected = np.corrcoef(labels[kept], (smoother @ labels)[kept])[0, 1]
+            assert null[p, gene] == pytest.approx(expected, abs=2e-6)
+
+
+def test_p_values_count_what_is_as_high_and_are_never_zero() -> None:
+    null = np.array([[0.1, 0.5], [0.2, 0.5], [0.3, 0.6], [0.4, 0.1]], np.float32)
+    assert compute_p_values(np.array([0.9, 0.5]), null) == pytest.approx([0.2, 0.8])

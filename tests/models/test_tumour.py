@@ -11,12 +11,15 @@ import pytest
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
 from helpers.models import inputs, tumour
+from helpers.models.inputs import make_reader
+from helpers.models.pooling import pool_cases
 from helpers.models.tumour import (
     FILTER_ARMS,
     find_inside,
     find_outlines,
     fit_tumour_model,
     make_tumour_filter,
+    pool_by_filter,
     predict_by_filter,
 )
 
@@ -118,8 +121,9 @@ def test_filters_are_compared_on_the_same_cases(cohort: tuple, monkeypatch: pyte
         bags[case] = dataclasses.replace(bag, features=np.c_[bag.features, noise].astype(np.float32))
         (folder / f"{case}.geojson").write_text((folder / "s0.geojson").read_text())
     bags["c39"] = dataclasses.replace(bags["c39"], coords_l0=bags["c39"].coords_l0 + 100 * EDGE)  # nothing inside
-    for module in (tumour, inputs):
-        monkeypatch.setattr(module, "read_slide", lambda _, slide_id: bags[slide_id])
+    read: list[str] = []
+    monkeypatch.setattr(tumour, "read_slide", lambda _, slide_id: bags[slide_id])
+    monkeypatch.setattr(inputs, "read_slide", lambda _, slide_id: read.append(slide_id) or bags[slide_id])
     monkeypatch.setattr(inputs, "select_tiles", lambda bag: np.ones(len(bag.features), bool))
     files = pd.DataFrame({"slide_id": cases, "case_id": cases, "features_file": cases})
     splits = pd.DataFrame({"repeat": 0, "fold": np.arange(40) % 4, "case_id": cases, "role": "test"})
@@ -127,8 +131,24 @@ def test_filters_are_compared_on_the_same_cases(cohort: tuple, monkeypatch: pyte
         files, lambda _: score.to_frame("y"), splits, site=pd.Series("A", index=cases), folder=folder, classes=["Tumor"],
         cases=pd.Index(cases),
     )  # fmt: skip
+    assert read == cases, "a feature file is read once for all filters"
     assert set(found["arm"]) == set(FILTER_ARMS.values())
     assert found.groupby("arm")["case_id"].nunique().eq(39).all()
     agreement = {arm: rows["y_true"].corr(rows["y_pred"], "spearman") for arm, rows in found.groupby("arm")}
     assert agreement["inside_outlines"] > agreement["all_tiles"] + 0.1
     assert agreement["called_tumour"] > agreement["all_tiles"] + 0.1
+
+
+def test_cases_pooled_by_several_filters_are_those_pooled_by_each(
+    cohort: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, _, bags = cohort
+    files = files.assign(case_id=["a", "a", "b", "c"])
+    monkeypatch.setattr(inputs, "read_slide", lambda _, slide_id: bags[slide_id])
+    monkeypatch.setattr(inputs, "select_tiles", lambda bag: bag.coords_l0[:, 1] > 0)
+    keeps = {"all": None, "polygon": make_filter(cohort, "polygon"), "model": make_filter(cohort, "model")}
+    found = pool_by_filter(files, keeps, aggregation="moments")
+    for name, keep in keeps.items():
+        expected = pool_cases(files, make_reader(files, keep=keep), aggregation="moments")
+        pd.testing.assert_frame_equal(found[name], expected)
+    assert list(found["polygon"].index) == ["a", "c"], "the case without outline has no tile"

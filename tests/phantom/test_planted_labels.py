@@ -6,8 +6,9 @@ from sklearn.metrics import roc_auc_score
 
 from helpers.core.errors import PhantomError
 from helpers.core.specs import PhantomSpec
-from helpers.phantom.planted_labels import GENE_DRIVER, IMAGE_DRIVER, KINDS, plant_label, simulate_bags, standardise
+from helpers.phantom.planted_labels import GENE_DRIVER, IMAGE_DRIVER, KINDS, plant_label, standardise
 from helpers.phantom.truth import plan_cohort
+from tests.phantom.simulated_bags import simulate_bags
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,14 @@ from helpers.models.inputs import KeepTiles, locate_tiles, read_slide, select_ti
 from helpers.models.planted_maps import PlantedTiles, measure_planted
 from helpers.models.study import Study
 from helpers.phantom.generate import read_maps
-from helpers.stats.hotspots import MIN_TILES, compare_maps, compute_entropy, judge_map, measure_deletion
+from helpers.stats.hotspots import (
+    MIN_TILES,
+    compare_maps,
+    compute_auroc_columns,
+    compute_entropy,
+    judge_map,
+    measure_deletion,
+)
 
 MIN_SHARE = 0.25
 """Planted share of a gene's variance from which it counts as linked to what a slide shows."""
@@ -266,16 +273,17 @@ def judge_random(
     DataFrame
         truth, draw, auroc: mean over slides, one row per untrained net.
     """
-    known = [slide for slide in slides if slide.planted is not None and slide.planted.inside.sum() >= MIN_TILES]
-    drawn = {
-        s.slide_id: draw_random_attention(fit, s.features, n_draws=n_draws, rng=np.random.default_rng(seed))
-        for s in known
-    }
-    rows = []
-    for truth in truths:
-        for draw in range(n_draws):
-            found = [_judge(slide, drawn[slide.slide_id][:, draw], truth, hot_share)["auroc"] for slide in known]
-            rows.append({"truth": truth, "draw": draw, "auroc": float(np.nanmean(found))})
+    found: dict[str, list[np.ndarray]] = {truth: [] for truth in truths}
+    for slide in slides:
+        planted = slide.planted
+        if planted is None or planted.inside.sum() < MIN_TILES:
+            continue
+        drawn = draw_random_attention(fit, slide.features, n_draws=n_draws, rng=np.random.default_rng(seed))
+        for truth, own in found.items():
+            values = planted.values[truth].to_numpy()[planted.inside]
+            own.append(compute_auroc_columns(values > np.quantile(values, 1 - hot_share), drawn[planted.inside]))
+    means = {truth: np.nanmean(own, axis=0) if own else np.full(n_draws, np.nan) for truth, own in found.items()}
+    rows = [{"truth": truth, "draw": i, "auroc": float(v)} for truth, own in means.items() for i, v in enumerate(own)]
     return pd.DataFrame(rows)
 
 

@@ -10,16 +10,18 @@ One net per inner fold trains on the other inner folds and stops by that one; pr
 Dropout is off when a model predicts, and the top k tiles are the k highest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from helpers.models.arms import Arm
 from helpers.models.bags import Bags, check_width, collect_bags
 from helpers.models.descriptors import Arrays, measure_tiles
+from helpers.models.flat_weights import FlatWeights
 from helpers.models.linear import fit_ridge, plan_inner_folds
 from helpers.models.mil import fit_rotation
 
@@ -32,6 +34,8 @@ TOP_K: Final = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
 """Numbers of tiles whose means `top_k` averages; in training one of them is drawn per step."""
 TILES_AT_ONCE: Final = 65_536
 """Padded tiles of a batch of predictions."""
+VALUES_AT_ONCE: Final = 4_000_000
+"""Values of tiles, for all nets and targets, that a map holds in memory."""
 
 
 @dataclass(frozen=True)
@@ -359,19 +363,23 @@ class HotspotFit:
         """
         import torch
 
+        columns = list(columns)
         values, attention = np.empty((2, len(tiles), len(columns)))
         inputs = torch.from_numpy(self.rotate(np.asarray(tiles, np.float32)))[None, None]
         mask = torch.ones(1, 1, len(tiles), dtype=torch.bool)
+        per_step = max(1, VALUES_AT_ONCE // (len(tiles) * len(self.nets[0]["w0"]))) if self.arm.multi_task else 1
         with torch.no_grad():
-            for place, column in enumerate(columns):
-                nets, own = (self.nets[0], column) if self.arm.multi_task else (self.nets[column], 0)
-                net = keep_target(_load(nets), own)
+            for start in range(0, len(columns), per_step):
+                places = slice(start, start + per_step)
+                own = columns[places]
+                nets, heads = (self.nets[0], own) if self.arm.multi_task else (self.nets[own[0]], [0])
+                net = keep_targets(_load(nets), heads)
                 hidden = apply_trunk(net, inputs, self.arm)
-                found = apply_values(net, inputs, hidden, self.arm)[..., 0]  # (m, 1, n)
-                weights = weigh_targets(net, hidden, mask, self.arm)[..., 0]
-                values[:, place] = found.mean(dim=0)[0].numpy()
-                attention[:, place] = weights.mean(dim=0)[0].numpy()
-        return values * self.spread[list(columns)] + self.centre[list(columns)], attention
+                found = apply_values(net, inputs, hidden, self.arm)  # (m, 1, n, targets)
+                weights = weigh_targets(net, hidden, mask, self.arm)
+                values[:, places] = found.mean(dim=0)[0].numpy()
+                attention[:, places] = weights.mean(dim=0)[0].numpy()
+        return values * self.spread[columns] + self.centre[columns], attention
 
     def score_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """Return the values of the tiles of a bag for all targets.
@@ -482,13 +490,13 @@ def _last(net: "Mapping[str, Tensor]") -> str:
     return max((name for name in net if name[0] == "w"), key=lambda name: int(name[1:]))
 
 
-def keep_target(net: "Mapping[str, Tensor]", column: int) -> "dict[str, Tensor]":
-    """Return nets with the head of one target.
+def keep_targets(net: "Mapping[str, Tensor]", columns: Sequence[int]) -> "dict[str, Tensor]":
+    """Return nets with the heads of some targets.
 
     Parameters
     ----------
     net : mapping of str to Tensor
-    column : int
+    columns : sequence of int
 
     Returns
     -------
@@ -496,7 +504,7 @@ def keep_target(net: "Mapping[str, Tensor]", column: int) -> "dict[str, Tensor]"
     """
     last = _last(net)
     heads = {last, f"b{last[1:]}", "mix", "anchor_w", "anchor_b"}
-    return {name: value[..., column : column + 1] if name in heads else value for name, value in net.items()}
+    return {name: value[..., list(columns)] if name in heads else value for name, value in net.items()}
 
 
 def multiply(x: "Tensor", weights: "Tensor", bias: "Tensor | None" = None) -> "Tensor":
@@ -689,6 +697,49 @@ def pool_by_value(values: "Tensor", mask: "Tensor", *, pooling: Pooling, top_k: 
     return (weights * values).sum(dim=2)
 
 
+def differentiate_attention(
+    net: "Mapping[str, Tensor]", hidden: "Tensor", mask: "Tensor", labels: "Tensor", *, clamp: float | None
+) -> "tuple[dict[str, Tensor], Tensor]":
+    """Differentiate the squared error of one bag per net: one attention, values linear in the trunk's units.
+
+    Parameters
+    ----------
+    net : mapping of str to Tensor
+        v, c, u, mix, w1, b1 of m nets.
+    hidden : Tensor, (m, n, trunk)
+    mask : Tensor, (m, n), bool
+        True where a tile is real.
+    labels : Tensor, (m, k)
+    clamp : float, optional
+        Bound of a tile's value.
+
+    Returns
+    -------
+    by_weight : dict of str to Tensor
+        Gradients of the sum over nets of the mean squared error over targets. That of `mix` is 0: one attention has
+        all the weight.
+    by_hidden : Tensor, (m, n, trunk)
+    """
+    import torch
+
+    net = {name: value.detach() for name, value in net.items()}
+    inner = torch.baddbmm(net["c"], hidden, net["v"]).tanh_()  # (m, n, attention_width)
+    weights = torch.bmm(inner, net["u"]).masked_fill_(~mask[..., None], float("-inf")).softmax(dim=1)  # (m, n, 1)
+    free = torch.baddbmm(net["b1"], hidden, net["w1"])  # (m, n, k)
+    values = free if clamp is None else free.clamp(-clamp, clamp)
+    slope = 2 / labels.shape[1] * (torch.bmm(weights.mT, values) - labels[:, None])  # (m, 1, k), of the prediction
+    by_value = weights * slope * (values == free)
+    gain = torch.bmm(values, slope.mT)  # (m, n, 1), of the weights
+    by_logit = weights * (gain - torch.bmm(weights.mT, gain))
+    by_inner = torch.bmm(by_logit, net["u"].mT).mul_(1 - inner**2)
+    by_weight = {
+        "u": torch.bmm(inner.mT, by_logit), "v": torch.bmm(hidden.mT, by_inner),
+        "c": by_inner.sum(dim=1, keepdim=True), "w1": torch.bmm(hidden.mT, by_value),
+        "b1": by_value.sum(dim=1, keepdim=True),
+    }  # fmt: skip
+    return by_weight, torch.baddbmm(torch.bmm(by_inner, net["v"].mT), by_value, net["w1"].mT)
+
+
 class _Training:
     """One run: the nets of all inner folds, trained as batched products."""
 
@@ -700,9 +751,8 @@ class _Training:
         weights = prepared.draw_weights(y)
         self.generator = torch.Generator().manual_seed(int(prepared.rng.integers(2**31)))
         self.fixed = {name: torch.from_numpy(value) for name, value in weights.items() if name.startswith("anchor")}
-        self.net = {
-            name: torch.from_numpy(value).requires_grad_() for name, value in weights.items() if name not in self.fixed
-        }
+        self.weights = FlatWeights({name: value for name, value in weights.items() if name not in self.fixed})
+        self.net = self.weights.named
         tiles, _ = prepared.bags.list_tiles()
         centred = tiles - prepared.mean.astype(np.float32)
         self.inputs = torch.from_numpy(centred @ prepared.rotation.astype(np.float32))
@@ -710,18 +760,21 @@ class _Training:
         self.starts = torch.cumsum(self.sizes, 0) - self.sizes
         self.labels = torch.as_tensor(y, dtype=torch.float32)
         self.train = [torch.from_numpy(np.flatnonzero(self.folds != m)) for m in range(self.n_nets)]
+        self.reads_slices = self.arm.max_tiles is None and not self.arm.anchored
+        plain = self.arm.pooling == "attention" and self.arm.n_attention == 1 and not self.arm.value_layers
+        self.by_hand = self.reads_slices and plain and self.arm.cases_per_step == 1
 
     def run(self) -> tuple[Arrays, np.ndarray]:
         """Train with early stopping; return the best nets and their held-out predictions, (n, k)."""
-        optimiser = self.open_optimiser()
+        step = self.choose_step()
         inner = self.predict_held_out()
         errors = self.measure(inner)
         kept, best, since = self.copy(), inner.copy(), np.zeros(self.n_nets, int)
         for _ in range(self.arm.max_epochs):
             for batch in self.draw_epoch():
-                optimiser.zero_grad(set_to_none=True)
-                self.compute_loss(batch).backward()
-                optimiser.step()
+                self.weights.forget_gradients()
+                self.follow_loss(batch)
+                step()
             inner = self.predict_held_out()
             found = self.measure(inner)
             better = found < errors
@@ -734,14 +787,12 @@ class _Training:
                 break
         return kept, best
 
-    def open_optimiser(self) -> Any:
-        """Return the optimiser of all nets."""
-        import torch
-
-        options: dict[str, Any] = {"lr": self.arm.learning_rate, "weight_decay": self.arm.weight_decay}
+    def choose_step(self) -> "Callable[[], None]":
+        """Return the step of the arm's optimiser, for all nets."""
+        rate, decay = self.arm.learning_rate, self.arm.weight_decay
         if self.arm.optimiser == "sgd":
-            return torch.optim.SGD(list(self.net.values()), momentum=0.9, nesterov=True, **options)
-        return torch.optim.AdamW(list(self.net.values()), **options)
+            return partial(self.weights.step_nesterov, rate=rate, decay=decay, momentum=0.9)
+        return partial(self.weights.step_adamw, rate=rate, decay=decay)
 
     def measure(self, inner: np.ndarray) -> np.ndarray:
         """Squared error of every net on its inner fold; the sum over all of them where they stop together."""
@@ -781,19 +832,91 @@ class _Training:
         rows = (self.starts[batch][..., None] + places[..., :most]).masked_fill(~mask, 0)
         return self.inputs[rows], mask
 
-    def compute_loss(self, batch: "Tensor") -> "Tensor":
-        """Squared error of a step, with dropout, summed over nets so that each trains as if alone."""
+    def follow_loss(self, batch: "Tensor") -> None:
+        """Add the gradient of a step's loss to that of the weights."""
+        if not self.reads_slices:
+            x, mask = self.draw_tiles(batch)
+            self.compute_loss(batch, x, apply_trunk(self.net, x, self.arm), mask).backward()
+            return
+        units, mask = self.read_units(batch)
+        if self.by_hand:
+            gradient = self.differentiate(batch, units, mask)
+        else:
+            units.requires_grad_()
+            self.compute_loss(batch, self.inputs, self.activate(units), mask).backward()
+            assert units.grad is not None
+            gradient = units.grad
+        self.add_trunk_gradient(batch, gradient)
+
+    def activate(self, units: "Tensor") -> "Tensor":
+        """Apply the trunk's activation."""
+        return units.relu() if self.arm.activation == "relu" else units
+
+    def differentiate(self, batch: "Tensor", units: "Tensor", mask: "Tensor") -> "Tensor":
+        """Add the gradient of all weights but the trunk's, by hand; return that of the units, (m, 1, n, trunk).
+
+        A step on one case is so small that autograd's bookkeeping takes longer than its arithmetic.
+        """
+        kept = self.draw_dropout(units)
+        self.draw_k()
+        hidden = self.activate(units).mul_(kept)
+        by_weight, by_hidden = differentiate_attention(
+            self.net, hidden[:, 0], mask[:, 0], self.labels[batch[:, 0]], clamp=self.arm.clamp
+        )
+        for name, value in by_weight.items():
+            self.weights.slopes[name].add_(value)
+        by_units = by_hidden[:, None].mul_(kept)
+        return by_units if self.arm.activation == "none" else by_units * (hidden > 0)
+
+    def draw_dropout(self, hidden: "Tensor") -> "Tensor":
+        """Draw what every unit is multiplied by, one mask for the tiles of a case: (m, b, 1, trunk)."""
         import torch
 
-        x, mask = self.draw_tiles(batch)
-        net = self.net | self.fixed
-        hidden = apply_trunk(net, x, self.arm)
-        if self.arm.dropout:
-            keep = torch.rand((*hidden.shape[:2], 1, hidden.shape[3]), generator=self.generator) >= self.arm.dropout
-            hidden = hidden * keep / (1 - self.arm.dropout)  # one mask for the tiles of a case
-        k = TOP_K[int(torch.randint(len(TOP_K), (1,), generator=self.generator))]
-        predicted = _pool_hidden(net, x, hidden, mask, self.arm, k)
+        shape = (*hidden.shape[:2], 1, hidden.shape[3])
+        if not self.arm.dropout:
+            return torch.ones(shape)
+        return (torch.rand(shape, generator=self.generator) >= self.arm.dropout) / (1 - self.arm.dropout)
+
+    def draw_k(self) -> int:
+        """Draw the number of tiles that `top_k` averages in a step."""
+        import torch
+
+        return TOP_K[int(torch.randint(len(TOP_K), (1,), generator=self.generator))]
+
+    def compute_loss(self, batch: "Tensor", x: "Tensor", hidden: "Tensor", mask: "Tensor") -> "Tensor":
+        """Squared error of a step, with dropout, summed over nets so that each trains as if alone."""
+        hidden = hidden * self.draw_dropout(hidden)
+        predicted = _pool_hidden(self.net | self.fixed, x, hidden, mask, self.arm, self.draw_k())
         return ((predicted - self.labels[batch]) ** 2).mean(dim=(1, 2)).sum()
+
+    def list_slices(self, batch: "Tensor") -> list[tuple[int, int, int, int, int]]:
+        """List net, place in the step, first row, end and number of the tiles of cases (m, b)."""
+        starts, sizes = self.starts[batch].tolist(), self.sizes[batch].tolist()
+        places = [(m, i) for m in range(len(starts)) for i in range(len(starts[m]))]
+        return [(m, i, starts[m][i], starts[m][i] + sizes[m][i], sizes[m][i]) for m, i in places]
+
+    def read_units(self, batch: "Tensor", nets: slice = slice(None)) -> "tuple[Tensor, Tensor]":
+        """Units of all tiles of cases (m, b), before activation: (m, b, n, trunk), 0 on padding; and the mask.
+
+        The tiles of a case are consecutive rows of `inputs`, so that none is copied or padded before the product.
+        """
+        import torch
+
+        sizes = self.sizes[batch]
+        mask = torch.arange(int(sizes.max())) < sizes[..., None]
+        units = torch.zeros(*mask.shape, self.arm.trunk)
+        w, b = self.net["w0"].detach()[nets], self.net["b0"].detach()[nets]
+        for m, i, start, end, size in self.list_slices(batch):
+            torch.addmm(b[m], self.inputs[start:end, : w.shape[1]], w[m], out=units[m, i, :size])
+        return units, mask
+
+    def add_trunk_gradient(self, batch: "Tensor", gradient: "Tensor") -> None:
+        """Add what the gradient of the units, (m, b, n, trunk), says of the trunk's weights."""
+        w, b = self.weights.slopes["w0"], self.weights.slopes["b0"]
+        for m, i, start, end, size in self.list_slices(batch):
+            own = gradient[m, i, :size]
+            w[m].addmm_(self.inputs[start:end, : w.shape[1]].T, own)
+            b[m, 0].add_(own.sum(dim=0))
 
     def predict_held_out(self) -> np.ndarray:
         """Predict every training case by the net that did not train on it, (n, k)."""
@@ -806,9 +929,15 @@ class _Training:
                 rows = np.flatnonzero(self.folds == m)
                 rows = rows[np.argsort(self.prepared.bags.sizes[rows], kind="stable")]
                 for part in split_by_size(rows, self.prepared.bags.sizes[rows], most=TILES_AT_ONCE):
-                    x, mask = self.gather(torch.from_numpy(part))
-                    predicted[part] = pool_values(net, x, mask, self.arm)[0].numpy()
+                    predicted[part] = self.predict_cases(net, torch.from_numpy(part), slice(m, m + 1))[0].numpy()
         return predicted
+
+    def predict_cases(self, net: "Mapping[str, Tensor]", cases: "Tensor", own: slice) -> "Tensor":
+        """Predict cases (b,) from all of their tiles by one net: (1, b, k)."""
+        if not self.reads_slices:
+            return pool_values(net, *self.gather(cases), self.arm)
+        units, mask = self.read_units(cases[None], own)
+        return _pool_hidden(net, self.inputs, self.activate(units), mask, self.arm)
 
     def gather(self, cases: "Tensor") -> "tuple[Tensor, Tensor]":
         """All tiles of cases, padded: inputs (1, b, n, d) and mask (1, b, n)."""

@@ -1,6 +1,6 @@
 """What a model of chapter 03 reads: feature files, the tiles that pass, and the targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -171,12 +171,41 @@ def make_reader(files: pd.DataFrame, *, keep: KeepTiles | None = None, **filters
     FeatureError
         When a file cannot be read.
     """
+    read = make_readers(files, {"kept": keep}, **filters)
+    return lambda slide_id: read(slide_id)["kept"]
+
+
+def make_readers(
+    files: pd.DataFrame, keeps: Mapping[str, KeepTiles | None], **filters: Any
+) -> Callable[[str], dict[str, np.ndarray]]:
+    """Return the function that reads a slide once and gives the tiles that pass each of several filters.
+
+    Parameters
+    ----------
+    files : DataFrame
+        slide_id, features_file.
+    keeps : mapping of str to callable or None
+        Further filters by name; None adds nothing.
+    **filters : Any
+        Options of `select_tiles`, which come first.
+
+    Returns
+    -------
+    callable
+        Slide id to name to features, (n_tiles, d).
+
+    Raises
+    ------
+    FeatureError
+        When a file cannot be read.
+    """
     located = files.dropna(subset="features_file").set_index("slide_id")["features_file"]
 
-    def read_tiles(slide_id: str) -> np.ndarray:
+    def read_tiles(slide_id: str) -> dict[str, np.ndarray]:
         bag = read_slide(located[slide_id], slide_id)
         chosen = select_tiles(bag, **filters)
-        return bag.features[chosen if keep is None else chosen & keep(slide_id, bag)]
+        masks = {name: chosen if keep is None else chosen & keep(slide_id, bag) for name, keep in keeps.items()}
+        return {name: bag.features[mask] for name, mask in masks.items()}
 
     return read_tiles
 

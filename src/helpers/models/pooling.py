@@ -1,6 +1,6 @@
 """From tiles to a case: pool the features, or the scores, of every tile of every slide of a case."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -114,18 +114,45 @@ def pool_cases(slides: pd.DataFrame, read_tiles: ReadTiles, *, aggregation: str 
     groups = slides.groupby("case_id", sort=False)["slide_id"]
     for case_id, slide_ids in track(groups, total=groups.ngroups, describe="pool tiles"):
         bags = [read_tiles(slide_id) for slide_id in slide_ids]
-        widths = sorted({bag.shape[1] for bag in bags})
-        if len(widths) > 1:
-            msg = f"BagError: the slides of case '{case_id}' have {widths} features per tile. Use one encoder for all."
-            raise BagError(msg)
-        bag = np.concatenate(bags)
-        n_tiles[case_id] = len(bag)
-        if len(bag):
-            try:
-                pooled[case_id] = pool_tiles(bag, aggregation=aggregation)
-            except BagError as error:
-                msg = f"BagError: case '{case_id}': {str(error).removeprefix('BagError: ')}"
-                raise BagError(msg) from None
+        n_tiles[case_id] = sum(len(bag) for bag in bags)
+        row = pool_case(bags, case_id=case_id, aggregation=aggregation)
+        if row is not None:
+            pooled[case_id] = row
     table = pd.DataFrame.from_dict(pooled, orient="index").rename_axis("case_id")
     table.attrs["n_tiles"] = n_tiles
     return table
+
+
+def pool_case(bags: Sequence[np.ndarray], *, case_id: str, aggregation: str = "mean") -> np.ndarray | None:
+    """Pool a case over all tiles of all its slides.
+
+    Parameters
+    ----------
+    bags : sequence of ndarray, (n_tiles, d)
+        Of its slides; any may be empty.
+    case_id : str
+        For messages.
+    aggregation : str
+
+    Returns
+    -------
+    ndarray, (D,), or None
+        None where no slide has a tile.
+
+    Raises
+    ------
+    BagError
+        Names the case when its slides do not fit each other, or hold missing values.
+    """
+    widths = sorted({bag.shape[1] for bag in bags})
+    if len(widths) > 1:
+        msg = f"BagError: the slides of case '{case_id}' have {widths} features per tile. Use one encoder for all."
+        raise BagError(msg)
+    bag = np.concatenate(bags)
+    if not len(bag):
+        return None
+    try:
+        return pool_tiles(bag, aggregation=aggregation)
+    except BagError as error:
+        msg = f"BagError: case '{case_id}': {str(error).removeprefix('BagError: ')}"
+        raise BagError(msg) from None

@@ -7,6 +7,7 @@ penalty is set by the effective degrees of freedom; nothing is chosen by the lab
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ from helpers.stats.resampling import permute_within
 
 DrawCohort = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 """Draws expression, (n_cases, n_genes), and which genes are null, (n_genes,), bool."""
-COLUMNS_AT_ONCE = 20_000
+COLUMNS_AT_ONCE = 512
+"""Permuted labels per product: few, so that they and their predictions stay in the processor's cache."""
 
 
 def choose_penalty(singular_values: np.ndarray, *, freedom: float) -> float:
@@ -136,22 +138,74 @@ def screen_genes(
         value, null_mean, null_q95, p (one-sided, never 0), q (Benjamini and Hochberg).
     """
     kept = np.ones(len(groups), bool) if judged is None else judged
-    y = rank_columns(expression)
-    permutations = permute_within(groups, n_permutations=n_permutations, rng=rng)
-    observed = compute_pearson_columns(y[kept], smoother[kept] @ y)
-    null = np.empty((n_permutations, y.shape[1]))
-    per_step = max(1, COLUMNS_AT_ONCE // y.shape[1])
-    rows = smoother[kept].astype(np.float32)
-    for start in range(0, n_permutations, per_step):
-        some = permutations[start : start + per_step]
-        labels = y.astype(np.float32)[some].transpose(1, 0, 2).reshape(len(y), -1)  # (n_cases, some x genes)
-        null[start : start + len(some)] = compute_pearson_columns(labels[kept], rows @ labels).reshape(len(some), -1)
-    null, observed = np.nan_to_num(null), np.nan_to_num(observed)
-    p = (1 + (null >= observed - 1e-6).sum(axis=0)) / (1 + n_permutations)  # single precision ties with itself
+    observed, null = _permute(smoother, expression, groups, n_permutations, rng, kept)
+    p = compute_p_values(observed, null)
     return pd.DataFrame({
         "value": observed, "null_mean": null.mean(axis=0), "null_q95": np.quantile(null, 0.95, axis=0), "p": p,
         "q": adjust_benjamini_hochberg(p),
     })  # fmt: skip
+
+
+def _permute(
+    smoother: np.ndarray, expression: np.ndarray, groups: np.ndarray, n: int, rng: np.random.Generator, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out correlations of genes, (k,), and of their permuted labels, (n, k)."""
+    ranks = rank_columns(expression)
+    observed = np.nan_to_num(compute_pearson_columns(ranks[kept], smoother[kept] @ ranks))
+    permutations = permute_within(groups, n_permutations=n, rng=rng)
+    return observed, correlate_permuted(smoother, ranks, permutations=permutations, kept=kept)
+
+
+def correlate_permuted(
+    smoother: np.ndarray, ranks: np.ndarray, *, permutations: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """Correlate permuted labels with the held-out predictions of a refit on them.
+
+    Parameters
+    ----------
+    smoother : ndarray, (n_cases, n_cases)
+    ranks : ndarray, (n_cases, k)
+        Labels, SD near 1.
+    permutations : ndarray, (n_permutations, n_cases), int
+        As `permute_within` gives them.
+    kept : ndarray, (n_cases,), bool
+        Cases in which the correlation is measured.
+
+    Returns
+    -------
+    ndarray, (n_permutations, k), float32
+        0 where one side is constant.
+    """
+    n_cases, k = ranks.shape
+    centred = smoother[kept] - smoother[kept].mean(axis=0)  # predictions of mean 0, whatever the labels
+    rows, labels = centred.astype(np.float32), np.ascontiguousarray(ranks, np.float32)
+    null = np.empty((len(permutations), k), np.float32)
+    per_step = max(1, COLUMNS_AT_ONCE // k)
+    for start in range(0, len(permutations), per_step):
+        some = permutations[start : start + per_step]
+        drawn = labels[some.T].reshape(n_cases, -1)  # (n_cases, some x k)
+        predicted, own = rows @ drawn, drawn if kept.all() else drawn[kept] - drawn[kept].mean(axis=0)
+        squared = np.einsum("ij,ij->j", own, own) * np.einsum("ij,ij->j", predicted, predicted)
+        shared = np.einsum("ij,ij->j", own, predicted)
+        found = np.divide(shared, np.sqrt(squared), out=np.zeros_like(shared), where=squared > 0)
+        null[start : start + len(some)] = found.reshape(len(some), k)
+    return null
+
+
+def compute_p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Return one-sided permutation p-values, never 0.
+
+    Parameters
+    ----------
+    observed : ndarray, (k,)
+    null : ndarray, (n_permutations, k)
+        In single precision, which ties with itself: what is nearly as high counts as high.
+
+    Returns
+    -------
+    ndarray, (k,)
+    """
+    return (1 + (null >= observed - 1e-6).sum(axis=0)) / (1 + len(null))
 
 
 def simulate_screens(
@@ -183,11 +237,11 @@ def simulate_screens(
         n_found, n_false, proportion (false among found; 0 where nothing was found), power (found among linked; missing
         where nothing is linked), null_share (π0).
     """
-    rows = []
+    rows, everyone = [], np.ones(len(groups), bool)
     for _ in range(n_cohorts):
         expression, is_null = draw(rng)
-        table = screen_genes(smoother, expression, groups=groups, n_permutations=n_permutations, rng=rng)
-        found = table["q"].to_numpy() <= level
+        observed, null = _permute(smoother, expression, groups, n_permutations, rng, everyone)
+        found = adjust_benjamini_hochberg(compute_p_values(observed, null)) <= level
         n_false = int((found & is_null).sum())
         power = float(found[~is_null].mean()) if (~is_null).any() else float("nan")
         rows.append({
@@ -243,7 +297,7 @@ class PlantedGenes:
     assay_sd: float
     break_links: bool = False
 
-    @property
+    @cached_property
     def is_null(self) -> np.ndarray:
         """Genes that load on nothing a slide could show, (n_genes,), bool."""
         linked = self.loadings[["proliferation", "luminal", "her2", "basal", "til"]].abs().sum(axis=1) > 0

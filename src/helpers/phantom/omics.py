@@ -85,14 +85,13 @@ def draw_expression(loadings: pd.DataFrame, factors: Columns, streams: Streams) 
     ndarray, (n, n_genes), log2, 6 digits
     """
     n = len(factors["proliferation"])
-    values = np.empty((n, len(loadings)), order="F")
-    for column, row in enumerate(loadings.to_dict("records")):
-        gene = row["base"] + row["noise_sd"] * streams(f"gene/{row['gene']}").standard_normal(n)
-        for name in FACTORS:
-            if row[name] != 0.0:
-                gene = gene + row[name] * factors[name]
-        values[:, column] = round_digits(gene)
-    return values
+    noise = np.stack([streams(f"gene/{gene}").standard_normal(n) for gene in loadings["gene"]], axis=1)
+    values = loadings["base"].to_numpy(float) + loadings["noise_sd"].to_numpy(float) * noise
+    for name in FACTORS:
+        slopes = loadings[name].to_numpy(float)
+        linked = slopes != 0.0
+        values[:, linked] += slopes[linked] * np.asarray(factors[name])[:, None]
+    return np.asfortranarray(round_digits(values))
 
 
 def draw_cohesion(cases: Columns, streams: Streams) -> Array:

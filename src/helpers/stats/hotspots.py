@@ -36,14 +36,30 @@ def compute_auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     float
         NaN where one of the two is absent.
     """
+    return float(compute_auroc_columns(positive, scores[:, None])[0])
+
+
+def compute_auroc_columns(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Chance that a positive scores above a negative, for many scores of the same tiles; ties count half.
+
+    Parameters
+    ----------
+    positive : ndarray, (n,), bool
+    scores : ndarray, (n, k)
+
+    Returns
+    -------
+    ndarray, (k,)
+        NaN where positives or negatives are absent.
+    """
     from scipy.stats import rankdata
 
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:
-        return float("nan")
-    ranks = rankdata(scores)[positive].sum()
-    return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+        return np.full(scores.shape[1], np.nan)
+    ranks = rankdata(scores, axis=0)[positive].sum(axis=0)
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
 def judge_map(
