@@ -49,16 +49,18 @@ def fit_km(
 
 
 def _fit_curve(time: Floats, event: Bools, *, interval: str) -> pd.DataFrame:
-    moments, place = np.unique(np.append(time, 0.0), return_inverse=True)
-    left = np.bincount(place[:-1], minlength=moments.size)
-    died = np.bincount(place[:-1], weights=event, minlength=moments.size).astype(np.float64)
-    at_risk = (time.size - np.cumsum(left) + left).astype(np.float64)
-    survival = np.asarray(np.cumprod(1.0 - died / at_risk), np.float64)
+    from lifelines import KaplanMeierFitter
+
+    fitter = KaplanMeierFitter().fit(time, event)
+    counts = fitter.event_table
+    survival = fitter.survival_function_.iloc[:, 0].to_numpy()
+    at_risk, died = counts["at_risk"].to_numpy(float), counts["observed"].to_numpy(float)
     low, high = _compute_greenwood(survival, at_risk, died, interval=interval)
     return pd.DataFrame(
         {
-            "time": moments, "survival": survival, "ci_low": low, "ci_high": high, "n_at_risk": at_risk.astype(int),
-            "n_events": died.astype(int), "n_censored": left - died.astype(int),
+            "time": counts.index.to_numpy(float), "survival": survival, "ci_low": low, "ci_high": high,
+            "n_at_risk": at_risk.astype(int), "n_events": died.astype(int),
+            "n_censored": counts["censored"].to_numpy(int),
         }
     )  # fmt: skip
 
