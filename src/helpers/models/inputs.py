@@ -16,6 +16,8 @@ from helpers.models.linear import Measure
 from helpers.models.pooling import ReadTiles
 
 SUFFIXES = (".h5", ".pt")
+NO_SITE: Final = "not stated"
+"""The site of cases that state none."""
 
 
 def find_feature_files(
@@ -314,7 +316,10 @@ def make_measure(
 
 
 def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
-    """Return the site of every case; where the cohort states none, every case is a site of its own.
+    """Return the site of every case; cases that state none are one site together, as in a cohort of one hospital.
+
+    Permutations stay inside a site. If every case without a site were a site of its own, they would change nothing,
+    and a null would repeat the observed value.
 
     Parameters
     ----------
@@ -327,9 +332,9 @@ def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
         Index `case_id`.
     """
     known = cases.set_index("case_id")
-    if site_column in known and known[site_column].notna().all():
-        return known[site_column].astype(str)
-    return known.index.to_series().astype(str)
+    if site_column not in known:
+        return pd.Series(NO_SITE, index=known.index, dtype=object)
+    return known[site_column].astype(object).where(known[site_column].notna(), NO_SITE).astype(str)
 
 
 def list_absent(cases: pd.DataFrame, *, pooled: pd.Index, expression: pd.Index, splits: pd.DataFrame) -> dict[str, str]:
