@@ -59,9 +59,11 @@ def find_feature_files(
         msg = "FeatureError: the slides name no stored features, and neither features_dir nor chapter 02 is given."
         raise FeatureError(msg)
     if not any(file is not None for file in files):
+        held = sorted(path.name for path in folder.iterdir()) if folder is not None and folder.is_dir() else []
         msg = (
             f"FeatureError: none of the {len(slides)} slides has a feature file in '{folder}', first looked for "
-            f"'{slides['slide_id'].iloc[0]}.h5'. Name the files by slide_id."
+            f"'{slides['slide_id'].iloc[0]}.h5'; it holds {', '.join(held[:4]) or 'nothing'}"
+            f"{f' and {len(held) - 4} more' if len(held) > 4 else ''}. Name the files by slide_id."
         )
         raise FeatureError(msg)
     found = slides[["slide_id", "case_id"]].reset_index(drop=True)
