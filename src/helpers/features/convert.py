@@ -70,9 +70,7 @@ def list_sources(source: Path) -> dict[str, Path]:
     if source.is_file():
         return {source.stem: source}
     if not source.is_dir():
-        msg = (
-            f"FeatureError: there is no file or folder '{shorten(source)}'. Correct the path; relative ones start at"
-        )
+        msg = f"FeatureError: there is no file or folder '{shorten(source)}'. Correct the path; relative ones start at"
         raise FeatureError(f"{msg} '{Path.cwd()}'.")
     inner = [source / name for name in ("h5_files", "pt_files") if (source / name).is_dir()]
     folder = inner[0] if inner else source
