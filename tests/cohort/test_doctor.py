@@ -62,3 +62,36 @@ def test_nothing_there_says_so(tmp_path):
 def test_the_real_folders_are_sound(shared_data):
     for name in ("metabric", "tcga_brca", "her2st"):
         assert check_folder(shared_data / name) == []
+
+
+def test_a_table_under_a_name_that_is_not_read_is_a_problem(own_folder):
+    for old, new in (("slides.csv", "Slides.csv"), ("expression.csv", "expression.xlsx")):
+        (own_folder / old).rename(own_folder / new)
+    text = describe_folder(own_folder)
+    assert "holds 'Slides.csv', which is not read, expected 'slides.parquet', 'slides.csv'" in text
+    assert "holds 'expression.xlsx', which is not read" in text
+    assert text.endswith("2 problems found")
+
+
+def test_the_text_formats_that_are_read_are_all_found(own_folder):
+    cases = own_folder / "cases.csv"
+    (own_folder / "cases.txt").write_text(cases.read_text().replace(",", "\t"))
+    cases.unlink()
+    assert check_folder(own_folder) == []
+
+
+def test_expression_of_other_ids_is_a_problem(own_folder):
+    path = own_folder / "expression.csv"
+    path.write_text("case_id,gene,value,unit\n001-01A,MKI67,1,log2\n")
+    text = describe_folder(own_folder)
+    assert "none of the 1 case ids of table 'expression' is in table 'cases'; found '001-01A', expected ids such" in text
+
+
+def test_expression_is_counted_with_its_unit_and_range(own_folder):
+    path = own_folder / "expression.csv"
+    path.write_text("case_id,gene,value,unit\n001,MKI67,1,tpm\n999,MKI67,12.5,tpm\n")
+    text = describe_folder(own_folder)
+    assert "expression: 1 of 6 cases, 1 genes, tpm from 1 to 12.5" in text
+    assert "expression of 1 cases that are not listed, first '999': left out" in text
+    assert "prolif11 cannot be scored. GeneError: gene 'BIRC5' is not among the 1 genes" in text
+    assert "MKI67 cannot" not in text

@@ -113,12 +113,24 @@ def test_programme_finds_the_optimum_that_enumeration_finds() -> None:
 def test_four_sites_cannot_fill_five_folds_unless_fewer_are_allowed() -> None:
     cases = make_cases((30, 25, 25, 20))
     with pytest.raises(
-        SplitError, match=r"4 sites cannot fill 5 folds with whole sites\. Set n_folds to 4 and repeats to 1"
+        SplitError, match=r"4 sites cannot fill 5 folds with whole sites\. Set n_folds to 4 and n_repeats to 1"
     ):
         plan_folds(cases, n_folds=5, repeats=10, seed=1)
     splits = plan_folds(cases, n_folds=5, repeats=10, seed=1, allow_fewer=True)
     assert (splits["fold"].nunique(), splits["repeat"].nunique()) == (4, 1)
     assert compute_fold_limits(cases, n_folds=5, repeats=10) == (4, 1)
+
+
+@pytest.mark.parametrize("allow_fewer", [False, True])
+def test_one_site_cannot_be_cut_and_no_reduction_mends_it(allow_fewer: bool) -> None:
+    with pytest.raises(SplitError, match=r"all 30 development cases are of one 'site'.* Set site_column to null"):
+        plan_folds(make_cases((30,)), n_folds=5, repeats=10, seed=1, allow_fewer=allow_fewer)
+
+
+def test_a_cohort_that_is_external_as_a_whole_has_no_folds() -> None:
+    cases = make_cases((5, 5))
+    with pytest.raises(SplitError, match="no case is left for the folds.* Name fewer external_sites"):
+        plan_splits(cases, n_folds=2, repeats=1, seed=1, external_sites=sorted(cases["site"].unique()))
 
 
 def test_all_partitions_of_four_sites_into_three_folds_are_found_and_a_seventh_is_an_error() -> None:

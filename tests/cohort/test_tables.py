@@ -121,8 +121,99 @@ def test_a_duplicate_case_names_its_rows():
 
 def test_an_empty_id_is_an_error():
     assert str(complaint(pd.DataFrame({"case_id": ["A", None]}, dtype=object))) == (
-        "SchemaError: case 'None' has case_id an empty cell, expected text. Correct the cell."
+        "SchemaError: case of row 2 has case_id an empty cell, expected text. Correct the cell."
     )
+
+
+def test_a_column_in_other_capitals_or_spelling_is_named_and_not_set_aside():
+    table = cases_with(Grade=["2"], tumor_size_mm=["20"], batch=["1"], RFS_event=["1"], rfs_time_months=["3"])
+    texts = [str(problem) for problem in check_cases(table)[1]]
+    assert texts[0] == (
+        "SchemaError: table 'cases' has a column 'Grade', expected 'grade'. Rename it; under another name it would not "
+        "be read."
+    )
+    assert "'tumor_size_mm', expected 'tumour_size_mm'" in texts[1]
+    assert "'RFS_event', expected 'rfs_event'" in texts[2]
+    assert "'rfs_time_months' but no 'rfs_event'" in texts[3]
+    assert len(texts) == 4
+    assert not check_cases(cases_with(Grade=["G2"], grade=["2"]))[1], "a second column of another form is the owner's"
+
+
+@pytest.mark.parametrize(
+    ("column", "remedy"),
+    [
+        ("os_time_days", "Divide it by 30.4375"),
+        ("os_days", "Divide it by 30.4375"),
+        ("os_years", "Multiply it by 12"),
+        ("os_time", "Convert it to months"),
+    ],
+)
+def test_follow_up_in_other_units_is_named(column, remedy):
+    text = str(complaint(cases_with(**{column: ["900"]})))
+    assert f"has '{column}', expected follow-up in months, 'os_time_months'. {remedy}" in text
+
+
+def test_days_in_a_column_of_months_are_an_error():
+    error = complaint(cases_with(os_time_months=["1897", "1200"], os_event=["1", "0"]))
+    assert isinstance(error, OutcomeError)
+    assert str(error) == (
+        "OutcomeError: case 'P1' has os_time_months 1897, expected at most 1200 months. Are these days? Then divide the "
+        "whole column by 30.4375."
+    )
+
+
+def test_a_decimal_comma_says_so():
+    assert str(complaint(cases_with(age_years=["57,5"]))).endswith("from 0 to 120. Write decimals with a point.")
+    error = complaint(cases_with(os_time_months=["12,25"], os_event=["1"]))
+    assert str(error).endswith("expected a number of months. Write decimals with a point.")
+
+
+def test_many_wrong_cells_of_a_column_are_counted():
+    problems = check_cases(cases_with(age_years=["old"] * 50))[1]
+    assert len(problems) == 21
+    assert str(problems[-1]) == (
+        "SchemaError: 30 more cells of age_years in table 'cases' are wrong like these (50 in all)."
+    )
+
+
+def test_two_slides_of_one_file_are_an_error_since_they_may_train_and_test():
+    table = pd.DataFrame({"slide_id": ["S1", "S2", "S3"], "case_id": ["A", "B", "B"], "path": ["x.svs", "x.svs", "y"]})
+    problems = check_slides(table)[1]
+    assert [type(problem) for problem in problems] == [DuplicateError]
+    assert "slides 'S1' and 'S2' name the same file 'x.svs' (path), expected one file per slide" in str(problems[0])
+
+
+def test_a_slide_without_any_file_is_an_error():
+    table = pd.DataFrame({"slide_id": ["S1", "S2"], "case_id": ["A", "B"], "path": [None, "y.svs"]}, dtype=object)
+    assert [str(problem) for problem in check_slides(table)[1]] == [
+        "SchemaError: slide 'S1' names no file (path empty). Add it, or drop the slide."
+    ]
+    assert not check_slides(table.assign(features_path=["S1.pt", None]))[1]
+
+
+@pytest.mark.parametrize("slide_id", ["H/2019/12", "..\\up", "../up", ".hidden"])
+def test_a_slide_id_that_cannot_name_a_file_is_an_error(slide_id):
+    problems = check_slides(pd.DataFrame({"slide_id": [slide_id], "case_id": ["A"], "path": ["a.svs"]}))[1]
+    assert len(problems) == 1
+    assert f"slide '{slide_id}' cannot name its files, expected an id without '/'" in str(problems[0])
+
+
+def test_blanks_and_umlauts_in_ids_pass():
+    assert not check_slides(pd.DataFrame({"slide_id": ["Größe 1"], "case_id": ["A b"], "path": ["a.svs"]}))[1]
+
+
+def test_linear_values_called_log2_are_an_error():
+    table = pd.DataFrame({"case_id": ["A", "B"], "gene": "MKI67", "value": [12.0, 3020.5], "unit": "log2"})
+    problems = check_expression(table)[1]
+    assert len(problems) == 1
+    assert "case 'B' has MKI67 = 3020.5 log2, expected 40 or less (1 such values)" in str(problems[0])
+
+
+def test_genes_as_rows_are_recognised_as_wide():
+    wide = pd.DataFrame([["MKI67", 1.0, 2.0, 3.0, 4.0]], columns=["gene", "A", "B", "C", "D"])
+    problems = check_expression(wide)[1]
+    assert len(problems) == 1
+    assert "no column 'value' but 5 columns: it looks wide" in str(problems[0])
 
 
 def test_an_unknown_vital_status_is_an_error_never_an_event():

@@ -58,8 +58,32 @@ def test_a_missing_an_empty_and_a_binary_file_say_so(tmp_path):
         read_text_table(tmp_path / "no.csv")
     with pytest.raises(SchemaError, match=r"table 'table.csv' holds no rows"):
         read_text_table(write(tmp_path, b""))
-    with pytest.raises(SchemaError, match=r"table 'table.csv' is not UTF-8 text \(byte 0\)"):
+    with pytest.raises(SchemaError, match=r"table 'table.csv' is not UTF-8 text \(byte 0, in line 1\)"):
         read_text_table(write(tmp_path, b"\xff\xfe\x00"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("table.csv", "case_id;age\nA;61,5\n", r"is separated by semicolons, expected commas\. .* not 12,5"),
+        ("table.csv", "case_id\tage\nA\t61\n", r"is separated by tabs, expected commas\. Rename it to \.tsv"),
+        ("table.tsv", "case_id,age\nA,61\n", r"is separated by commas, expected tabs\."),
+    ],
+)
+def test_another_separator_is_named(tmp_path, name, text, expected):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SchemaError, match=rf"table '{name}' {expected}"):
+        read_text_table(path, separator="," if name.endswith("csv") else "\t")
+
+
+def test_a_table_of_one_column_has_no_separator(tmp_path):
+    assert list(read_text_table(write(tmp_path, b"case_id\nA\n"))["case_id"]) == ["A"]
+
+
+def test_rows_without_any_content_are_no_rows(tmp_path):
+    table = read_text_table(write(tmp_path, b"case_id,age\nA,61\n,\n , \n"))
+    assert list(table["case_id"]) == ["A"]
 
 
 def test_the_real_truncated_download_is_named(shared_data):

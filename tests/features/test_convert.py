@@ -447,6 +447,8 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "in", "hipt", tmp_path / "out")
     with pytest.raises(FeatureError, match="holds the files to convert"):
         convert(tmp_path / "in", "clam", tmp_path / "in")
+    with pytest.raises(FeatureError, match=r"there is no file or folder '.*typo'\. Correct the path"):
+        convert(tmp_path / "typo", "clam", tmp_path / "out")
     with pytest.raises(
         FeatureError, match=r"no feature file .* it holds the folders in\. Give the folder of one encoder"
     ):

@@ -10,6 +10,7 @@ import torch
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
 from helpers.models.bags import read_bags
+from helpers.models.controls import permute_features
 from helpers.models.inputs import (
     find_feature_files,
     list_absent,
@@ -62,7 +63,9 @@ def test_a_missing_folder_names_what_is_there_instead(tmp_path: Path) -> None:
     (tmp_path / "features" / "mean_colour").mkdir(parents=True)
     with pytest.raises(FeatureError, match="there is no feature folder 'uni' in .*it holds mean_colour"):
         find_feature_files(SLIDES, encoder_dir=tmp_path / "features" / "uni")
-    with pytest.raises(FeatureError, match=r"none of the 2 slides has a feature file .*first looked for 's1\.h5'"):
+    with pytest.raises(
+        FeatureError, match=r"none of the 2 slides has .*first looked for 's1\.h5'; it holds .+\. Name"
+    ):
         find_feature_files(SLIDES, encoder_dir=tmp_path / "features" / "mean_colour")
     with pytest.raises(FeatureError, match="neither features_dir nor chapter 02 is given"):
         find_feature_files(SLIDES)
@@ -123,10 +126,19 @@ def test_score_constants_follow_the_training_cases_and_a_single_gene_needs_none(
     assert few["prolif11_mean_zscore"].iloc[:6].mean() == pytest.approx(0)
 
 
-def test_a_cohort_without_sites_makes_every_case_its_own_group() -> None:
-    cases = pd.DataFrame({"case_id": ["a", "b"], "site": ["X", None]})
-    assert read_groups(cases).tolist() == ["a", "b"]
-    assert read_groups(cases.assign(site="X")).tolist() == ["X", "X"]
+def test_cases_without_a_site_are_one_site_together() -> None:
+    cases = pd.DataFrame({"case_id": ["a", "b", "c"], "site": ["X", None, None]})
+    assert read_groups(cases).tolist() == ["X", "not stated", "not stated"]
+    assert read_groups(cases.assign(site="X")).tolist() == ["X", "X", "X"]
+    assert read_groups(cases.drop(columns="site")).nunique() == 1
+
+
+def test_a_null_of_a_cohort_without_sites_exchanges_cases() -> None:
+    cases = pd.DataFrame({"case_id": [f"{i:02d}" for i in range(20)]})
+    features = pd.DataFrame(np.arange(20.0)[:, None], index=cases["case_id"])
+    permuted = permute_features(features, read_groups(cases), rng=np.random.default_rng(2))
+    assert sorted(permuted[0]) == sorted(features[0])
+    assert (permuted[0] != features[0]).mean() > 0.5
 
 
 def test_every_absent_case_has_a_reason() -> None:

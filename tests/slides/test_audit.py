@@ -34,6 +34,16 @@ def test_every_slide_is_lost_at_its_step_and_by_name(slides: pd.DataFrame, tmp_p
     assert flow["names"].tolist() == ["", "S-3", "S-2", ""]
 
 
+def test_a_slide_with_stored_features_only_is_lost_by_name(slides: pd.DataFrame, tmp_path: Path) -> None:
+    slides = slides.assign(path=[slides["path"][0], None, None])
+    audit = audit_slides(slides, SPEC)
+    assert audit["lost_at"].tolist() == ["", "readable", "readable"]
+    ledger = tile_cohort(slides, SPEC, folder=tmp_path, ledger=tmp_path / "ledger.parquet", workers=1)
+    assert ledger["status"].tolist() == ["ok", "failed", "failed"]
+    expected = "SlideError: slide 'S-2' has an empty path in the slide table. Add its file, or drop the slide."
+    assert ledger["reason"][1] == audit["reason"][1] == expected
+
+
 def test_examples_come_fullest_of_nuclei_first(slides: pd.DataFrame, tmp_path: Path) -> None:
     tile_cohort(slides.head(1), SPEC, folder=tmp_path, ledger=tmp_path / "ledger.parquet", workers=1)
     table = read_tiles(tmp_path / "tiles" / "S-1.h5")

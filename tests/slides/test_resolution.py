@@ -41,6 +41,11 @@ def test_nan_in_the_slide_table_means_not_stated() -> None:
     assert resolve_mpp("S-1", APERIO, mpp=float("nan")).source == "openslide.mpp-x"
 
 
+def test_an_impossible_number_of_the_table_is_mended_in_the_table() -> None:
+    with pytest.raises(ResolutionError, match=r"\(in slides\.csv\).* Correct its cell in the column mpp"):
+        resolve_mpp("S-1", APERIO, mpp=40.0, fallback_mpp=0.5)
+
+
 def test_fallback_is_used_only_where_nothing_plausible_is_stated() -> None:
     assert resolve_mpp("S-1", APERIO, fallback_mpp=0.5).source == "openslide.mpp-x"
     assert resolve_mpp("S-1", {}, fallback_mpp=0.5).source == "fallback_mpp"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from helpers.cohort.genes import read_signature, widen_expression
 from helpers.cohort.imports import her2st, metabric, scanb, tcga_brca
 from helpers.cohort.imports.tables import SUFFIXES, find_table
 from helpers.cohort.outcomes import list_endpoints, select_outcome
@@ -14,9 +15,10 @@ from helpers.cohort.tables import (
     check_slides,
     check_spot_expression,
     check_spots,
+    find_unlinked,
     read_table,
 )
-from helpers.core.errors import HistobookError, SchemaError
+from helpers.core.errors import GeneError, HistobookError, SchemaError
 
 LAYOUTS = {
     "metabric": (metabric.FILES, metabric.LAYOUT),
@@ -78,7 +80,7 @@ def check_folder(folder: str | Path) -> list[HistobookError]:
     if slides is not None:
         problems += _find_missing_files(folder, slides)
     for name in ("expression", "spots", "spot_expression"):
-        problems += _check_table(folder, name, None)[1]
+        problems += _check_table(folder, name, case_ids)[1]
     return problems
 
 
@@ -132,12 +134,10 @@ def _check_table(
         return None, [error]
     if name == "slides":
         return check_slides(table, case_ids=case_ids)
-    gates = {
-        "cases": check_cases,
-        "expression": check_expression,
-        "spots": check_spots,
-        "spot_expression": check_spot_expression,
-    }
+    if name == "expression":
+        clean, problems = check_expression(table)
+        return clean, problems or find_unlinked(clean, case_ids or [])
+    gates = {"cases": check_cases, "spots": check_spots, "spot_expression": check_spot_expression}
     return gates[name](table)
 
 
@@ -167,4 +167,28 @@ def _count_tables(folder: Path) -> list[str]:
             n, events = len(outcome), int(outcome["event"].sum())
             lines.append(f"  {endpoint}: {n} cases, {events} events, {lost} without it, {zero} at time 0")
     slides, _ = _check_table(folder, "slides", None)
-    return [*lines, *([f"  slides: {len(slides)}"] if slides is not None else [])]
+    if slides is not None:
+        lines.append(f"  slides: {len(slides)}, of {slides['case_id'].nunique()} cases")
+    expression, _ = _check_table(folder, "expression", None)
+    if cases is not None and expression is not None:
+        lines += _describe_expression(expression, set(cases["case_id"]))
+    return lines
+
+
+def _describe_expression(expression: pd.DataFrame, case_ids: set[str]) -> list[str]:
+    """Count who is measured, and say in which unit and range, so that a wrong unit is seen."""
+    measured, values = set(expression["case_id"]), expression["value"]
+    units = " and ".join(sorted(expression["unit"].unique()))
+    lines = [
+        f"  expression: {len(measured & case_ids)} of {len(case_ids)} cases, {expression['gene'].nunique()} genes, "
+        f"{units} from {values.min():g} to {values.max():g}"
+    ]
+    if measured - case_ids:
+        strangers = sorted(measured - case_ids)
+        lines.append(f"  expression of {len(strangers)} cases that are not listed, first '{strangers[0]}': left out")
+    for name in ("prolif11", "MKI67"):
+        try:
+            widen_expression(expression, genes=read_signature(name))
+        except GeneError as error:
+            lines.append(f"  {name} cannot be scored. {error}")
+    return lines

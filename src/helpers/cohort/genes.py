@@ -144,9 +144,12 @@ def list_genes(wanted: Sequence[str], available: Iterable[str]) -> pd.DataFrame:
 def _describe_missing(missing: list[str], present: list[str]) -> str:
     gene = missing[0]
     old = [alias for alias, current in read_aliases().items() if current == gene]
-    near = difflib.get_close_matches(gene, present, n=3, cutoff=0.6)
     looked = f" (looked for {', '.join([gene, *old])})" if old else ""
+    near = [symbol for symbol in present if symbol.casefold() == gene.casefold()]
+    near = near or difflib.get_close_matches(gene, present, n=3, cutoff=0.6)
     hint = f"Nearest symbols: {', '.join(near)}." if near else "No symbol comes near."
+    if not near and present:
+        hint += f" The table's first is '{present[0]}'; expected HGNC symbols, not Ensembl or Entrez ids."
     others = f" {len(missing) - 1} more are missing: {', '.join(missing[1:6])}." if len(missing) > 1 else ""
     return (
         f"GeneError: gene '{gene}' is not among the {len(present)} genes of the expression table{looked}. {hint}"

@@ -1,6 +1,7 @@
 """Who is in the study: the rules of the spec, applied one by one, each loss with its reason."""
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -34,9 +35,16 @@ def include_cases(cohort: RawCohort, spec: CohortSpec) -> RawCohort:
     for step, reasons in list_rules(cohort, spec):
         flow.keep(step, reasons)
     if not flow.n:
-        msg = f"SchemaError: no case of {flow.n_start} passes the inclusion rules. Loosen them, or check the table."
+        steps = "; ".join(_describe_step(step) for step in flow.steps)
+        msg = f"SchemaError: no case of {flow.n_start} passes the inclusion rules ({steps}). Loosen them"
+        msg += " (sex, stages, exclude_neoadjuvant, keep_unknown, require), or check the tables."
         raise SchemaError(msg)
     return follow_cases(cohort, flow)
+
+
+def _describe_step(step: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in step["reasons"].items())
+    return f"{step['step']}: {step['n_after']} left" + (f", lost {reasons}" if reasons else "")
 
 
 def list_rules(cohort: RawCohort, spec: CohortSpec) -> list[tuple[str, dict[str, str]]]:

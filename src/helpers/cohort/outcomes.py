@@ -5,7 +5,6 @@ censoring. Time 0 is kept and counted; a negative time is an error.
 """
 
 import math
-import sys
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,9 @@ EVENT_WORDS = {
     **dict.fromkeys(["0", "0.0", "false", "alive", "living"], False),
 }
 """Accepted spellings of an event status, in lower case; '1:DECEASED' and '0:LIVING' (cBioPortal) count as well."""
+
+MAX_MONTHS = 1_200
+"""Longest believable follow-up: 100 years. A cohort in days is beyond it after 3.3 years."""
 
 OUTCOME_ATTRS = ("endpoint", "losses", "n_time_zero")
 
@@ -110,19 +112,26 @@ def check_outcome(cases: pd.DataFrame, endpoint: str) -> list[OutcomeError | Sch
 
 def _check_times(cases: pd.DataFrame, when: str) -> list[OutcomeError | SchemaError]:
     problems: list[OutcomeError | SchemaError] = []
-    if is_float_dtype(cases[when]) and cases[when].dropna().between(0, sys.float_info.max).all():
+    if is_float_dtype(cases[when]) and cases[when].dropna().between(0, MAX_MONTHS).all():
         return problems
     for case_id, value in zip(cases["case_id"], cases[when], strict=True):
         number = to_number(value)
         if number is None:
             continue
         if math.isnan(number):
-            msg = f"SchemaError: case '{case_id}' has {when} '{value}', expected a number of months. Correct the cell."
+            remedy = "Write decimals with a point." if "," in str(value) else "Correct the cell."
+            msg = f"SchemaError: case '{case_id}' has {when} '{value}', expected a number of months. {remedy}"
             problems.append(SchemaError(msg))
         elif number < 0 or math.isinf(number):
             msg = (
                 f"OutcomeError: case '{case_id}' has {when} {number:g}, expected 0 or more months. "
                 "Correct the date it was computed from, or empty the cell: the case is then lost by name."
+            )
+            problems.append(OutcomeError(msg))
+        elif number > MAX_MONTHS:
+            msg = (
+                f"OutcomeError: case '{case_id}' has {when} {number:g}, expected at most {MAX_MONTHS} months. "
+                f"Are these days? Then divide the whole column by {DAYS_PER_MONTH:g}."
             )
             problems.append(OutcomeError(msg))
     return problems

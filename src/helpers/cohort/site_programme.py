@@ -151,7 +151,7 @@ class SiteProgramme:
         if len(found) < repeats:
             msg = (
                 f"SplitError: only {len(found)} different partitions of {int(self.sites.max()) + 1} sites into "
-                f"{self.n_folds} folds were found, {repeats} were asked. Set repeats to {len(found)}."
+                f"{self.n_folds} folds were found, {repeats} were asked. Set n_repeats to {len(found)}."
             )
             raise SplitError(msg)
         return [plan[self.sites] for plan in found.values()]

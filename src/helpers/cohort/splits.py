@@ -122,6 +122,7 @@ def plan_folds(
     """
     _check_cases(cases, [*stratify, *([site_column] if site_column else [])])
     limits = compute_fold_limits(cases, n_folds=n_folds, repeats=repeats, site_column=site_column)
+    _check_two_units(cases, site_column)
     if limits != (n_folds, repeats):
         if not allow_fewer:
             raise SplitError(_describe_limits(cases, n_folds, repeats, limits, site_column))
@@ -279,7 +280,7 @@ def _code_sites(cases: pd.DataFrame, site_column: str | None) -> np.ndarray | No
     if lost:
         msg = (
             f"SplitError: {len(lost)} cases have no '{site_column}', first '{lost[0]}', so they cannot be kept with "
-            "their site. Fill the column, drop the cases, or set site_column to None for case-level folds."
+            "their site. Fill the column, drop the cases, or set site_column to null for case-level folds."
         )
         raise SplitError(msg)
     return pd.factorize(cases[site_column].astype(str), sort=True)[0]
@@ -352,7 +353,7 @@ def _find_external(cases: pd.DataFrame, external_sites: Sequence[str], site_colu
     if not external_sites:
         return np.zeros(len(cases), bool)
     if site_column is None:
-        msg = "SplitError: external_sites are given, but site_column is None. Name the column that holds the sites."
+        msg = "SplitError: external_sites are given, but site_column is null. Name the column that holds the sites."
         raise SplitError(msg)
     _check_cases(cases, [site_column])
     known = cases[site_column].astype(str)
@@ -368,7 +369,7 @@ def _check_cases(cases: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing:
         msg = (
             f"SplitError: the case table lacks {missing}; it holds {', '.join(map(str, cases.columns))}. "
-            "Set site_column to None for case-level folds, and stratify only by columns that exist."
+            "Set site_column to null for case-level folds, and stratify only by columns that exist."
         )
         raise SplitError(msg)
     twice = cases.loc[cases["case_id"].duplicated(), "case_id"]
@@ -377,12 +378,25 @@ def _check_cases(cases: pd.DataFrame, columns: Sequence[str]) -> None:
         raise SplitError(msg)
 
 
+def _check_two_units(cases: pd.DataFrame, site_column: str | None) -> None:
+    """Refuse what no reduction can mend: the only fold would test every case and train on none."""
+    if not len(cases):
+        msg = "SplitError: no case is left for the folds, expected development cases. Name fewer external_sites."
+        raise SplitError(msg)
+    if site_column is not None and cases[site_column].nunique() < 2:
+        msg = (
+            f"SplitError: all {len(cases)} development cases are of one '{site_column}', expected two or more, so that "
+            "one trains while another tests. Set site_column to null for case-level folds, or n_folds to 0 for none."
+        )
+        raise SplitError(msg)
+
+
 def _describe_limits(
     cases: pd.DataFrame, n_folds: int, repeats: int, limits: tuple[int, int], site_column: str | None
 ) -> str:
     unit = "cases" if site_column is None else "sites"
     n_units = len(cases) if site_column is None else cases[site_column].nunique()
-    remedy = f"Set n_folds to {limits[0]} and repeats to {limits[1]}, or allow_fewer to have them reduced."
+    remedy = f"Set n_folds to {limits[0]} and n_repeats to {limits[1]}, or allow_fewer to have them reduced."
     if limits[0] < n_folds:
         return f"SplitError: {n_units} {unit} cannot fill {n_folds} folds with whole {unit}. {remedy}"
     return (

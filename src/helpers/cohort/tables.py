@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from helpers.cohort.near_misses import find_near_columns, find_other_times, find_shared_files, list_case_columns
 from helpers.cohort.outcomes import (
     check_outcome,
     flip_censorship,
@@ -39,6 +40,7 @@ __all__ = [
     "check_slides",
     "check_spot_expression",
     "check_spots",
+    "find_unlinked",
     "group_stages",
     "list_endpoints",
     "parse_stage",
@@ -60,6 +62,13 @@ RECEPTOR_WORDS = {
 }
 SEX_WORDS = {**dict.fromkeys(["female", "f"], "female"), **dict.fromkeys(["male", "m"], "male")}
 STAGE_PATTERN = re.compile(r"(?:stage\s*)?((?:0|IV|I{1,3})(?:[A-D]\d?)?)", re.IGNORECASE)
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+NO_FILE_NAME = re.compile(r"[/\\\0]|^\.")
+"""What a slide's id must not hold, since its files are called by it."""
+N_LISTED = 20
+"""Cells of one column, or repeated ids of one table, that are described one by one; the others are counted."""
+MAX_LOG2 = 40.0
+"""Largest believable log2 value: 10^12 molecules."""
 ARABIC_STAGES = {"1": "I", "2": "II", "3": "III", "4": "IV"}
 
 
@@ -265,7 +274,8 @@ def check_cases(table: pd.DataFrame) -> tuple[pd.DataFrame, list[HistobookError]
     """
     table, problems = _flip_censorships(table)
     clean, found = _clean_columns(table, CASE_COLUMNS, table_name="cases", required=("case_id",), item="case")
-    problems += found
+    near = find_near_columns(table, list_case_columns(CASE_COLUMNS), table_name="cases")
+    problems += [*found, *near, *find_other_times(table)]
     if "case_id" in clean:
         problems += _find_duplicates(clean, ["case_id"], table_name="cases", item="case")
         for endpoint in ENDPOINTS:
@@ -303,8 +313,10 @@ def check_slides(
             f"found {_list_names(table)}. Add one of them."
         )
         problems.append(SchemaError(msg))
+    problems += find_near_columns(table, SLIDE_COLUMNS, table_name="slides")
     if "slide_id" in clean:
         problems += _find_duplicates(clean, ["slide_id"], table_name="slides", item="slide")
+        problems += [*_find_no_file_names(clean), *_find_without_file(clean), *find_shared_files(clean)]
     if case_ids is not None and {"slide_id", "case_id"} <= set(clean):
         problems += _find_strangers(clean, set(case_ids), item="slide", table_name="slides", key="slide_id")
     return clean, problems
@@ -323,10 +335,11 @@ def check_expression(table: pd.DataFrame) -> tuple[pd.DataFrame, list[HistobookE
     clean : DataFrame
     problems : list of HistobookError
     """
-    if "gene" not in table and table.shape[1] > 4:
+    lacking = [name for name in ("gene", "value") if name not in table]
+    if lacking and table.shape[1] > 4:
         msg = (
-            f"SchemaError: table 'expression' has no column 'gene' but {table.shape[1]} columns: it looks wide. "
-            "Expected one row per case and gene (case_id, gene, value, unit); pandas.melt turns one into the other."
+            f"SchemaError: table 'expression' has no column '{lacking[0]}' but {table.shape[1]} columns: it looks wide."
+            " Expected one row per case and gene (case_id, gene, value, unit); pandas.melt turns one into the other."
         )
         return table, [SchemaError(msg)]
     return _check_values(table, EXPRESSION_COLUMNS, keys=["case_id", "gene"], table_name="expression", item="case")
@@ -387,7 +400,65 @@ def _check_values(
             "more. Values on the log scale carry the unit log2."
         )
         problems.append(SchemaError(msg))
-    return clean, problems
+    return clean, [*problems, *_find_unlogged(clean, keys[-2], item)]
+
+
+def _find_unlogged(table: pd.DataFrame, key: str, item: str) -> list[HistobookError]:
+    """Find values that carry the unit log2 and cannot be logarithms."""
+    huge = table[(table["value"] > MAX_LOG2) & (table["unit"] == "log2")]
+    problems: list[HistobookError] = []
+    for _, row in huge.nlargest(1, "value").iterrows():
+        msg = (
+            f"SchemaError: {item} '{row[key]}' has {row['gene']} = {row['value']:g} log2, expected {MAX_LOG2:g} or "
+            f"less ({len(huge)} such values). Values that are not logarithms carry the unit tpm, fpkm, rsem or cp10k."
+        )
+        problems.append(SchemaError(msg))
+    return problems
+
+
+def find_unlinked(expression: pd.DataFrame, case_ids: Iterable[str]) -> list[HistobookError]:
+    """Say so when no id of the expression table is one of the case table's.
+
+    Parameters
+    ----------
+    expression : DataFrame
+        Clean, see `check_expression`.
+    case_ids : iterable of str
+
+    Returns
+    -------
+    list of SchemaError
+        Empty where at least one case has expression.
+    """
+    wanted, found = list(case_ids), list(expression["case_id"].unique())
+    if not wanted or not found or set(wanted) & set(found):
+        return []
+    msg = (
+        f"SchemaError: none of the {len(found)} case ids of table 'expression' is in table 'cases'; found "
+        f"'{found[0]}', expected ids such as '{wanted[0]}'. Write both tables with the same ids (a TCGA sample "
+        "barcode is longer than its patient's)."
+    )
+    return [SchemaError(msg)]
+
+
+def _find_no_file_names(slides: pd.DataFrame) -> list[HistobookError]:
+    wrong = [name for name in slides["slide_id"].dropna() if NO_FILE_NAME.search(name)]
+    problems: list[HistobookError] = []
+    for slide_id in wrong[:N_LISTED]:
+        msg = f"SchemaError: slide '{slide_id}' cannot name its files, expected an id without '/' and '\\' that does"
+        problems.append(SchemaError(f"{msg} not start with '.' ({len(wrong)} such slides). Write '-' or '_' instead."))
+    return problems
+
+
+def _find_without_file(slides: pd.DataFrame) -> list[HistobookError]:
+    columns = [name for name in ("path", "features_path") if name in slides]
+    lost = slides[slides[columns].isna().all(axis=1)] if columns else slides.iloc[:0]
+    return [
+        SchemaError(
+            f"SchemaError: slide '{slide_id}' names no file ({' and '.join(columns)} empty). Add it, or drop the slide."
+        )
+        for slide_id in lost["slide_id"]
+    ]
 
 
 def _find_mixed_units(table: pd.DataFrame, table_name: str) -> list[HistobookError]:
@@ -527,14 +598,24 @@ def _clean_columns(
     key: str | None = None,
 ) -> tuple[pd.DataFrame, list[HistobookError]]:
     key = key or required[0]
-    absent = [name for name in required if name not in table]
+    near = " ".join(map(str, find_near_columns(table, required, table_name=table_name)))
+    absent = [name for name in required if name not in table and f"expected '{name}'" not in near]
     problems: list[HistobookError] = [_describe_absent(name, table, table_name) for name in absent]
     clean = table.reset_index(drop=True).copy()
-    labels = clean[key].astype(str) if key in clean else clean.index.astype(str).to_series()
+    labels = _label_rows(clean, key)
     for name in [name for name in columns if name in clean]:
         clean[name], found = _clean_column(clean[name], columns[name], labels, table_name=table_name, item=item)
         problems += found
     return clean, problems
+
+
+def _label_rows(table: pd.DataFrame, key: str) -> pd.Series:
+    """Name each row by its id, or by its number where it has none."""
+    numbers = pd.Series([f"of row {number + 1}" for number in range(len(table))], index=table.index, dtype=object)
+    if key not in table:
+        return numbers
+    ids = table[key].map(_take_text, na_action="ignore")
+    return numbers.where(ids.isna(), "'" + ids.astype(str) + "'")
 
 
 def _clean_column(
@@ -546,9 +627,10 @@ def _clean_column(
     if _is_clean_number(series, column):
         return series.astype(float), []
     parsed, bad = _parse_unique(series.drop_duplicates(), column)
-    problems = []
-    for position in series.index[series.isin(bad) | (series.isna() if column.required else False)]:
-        problems.append(_describe_cell(series.name, series[position], labels[position], column, item))
+    wrong = series.index[series.isin(bad) | (series.isna() if column.required else False)]
+    problems = [_describe_cell(series.name, series[place], labels[place], column, item) for place in wrong[:N_LISTED]]
+    if len(wrong) > N_LISTED:
+        problems.append(_count_others(f"cells of {series.name} in table '{table_name}'", len(wrong)))
     values = series.astype(object).map(parsed)
     if column.dtype == "object":
         return values.astype(object).where(values.notna(), None), problems
@@ -601,8 +683,14 @@ def _describe_absent(name: str, table: pd.DataFrame, table_name: str) -> Histobo
 
 def _describe_cell(name: Any, cell: Any, label: str, column: Column, item: str) -> HistobookError:
     found = "an empty cell" if _is_missing(cell) else f"'{cell}'"
-    msg = f"SchemaError: {item} '{label}' has {name} {found}, expected {column.expected}. Correct the cell"
-    return SchemaError(f"{msg}." if column.required else f"{msg}, or empty it where the value is not known.")
+    comma = column.dtype != "object" and DECIMAL_COMMA.fullmatch(str(cell).strip()) is not None
+    remedy = "Write decimals with a point" if comma else "Correct the cell"
+    msg = f"SchemaError: {item} {label} has {name} {found}, expected {column.expected}. {remedy}"
+    return SchemaError(f"{msg}." if column.required or comma else f"{msg}, or empty it where the value is not known.")
+
+
+def _count_others(what: str, total: int) -> HistobookError:
+    return SchemaError(f"SchemaError: {total - N_LISTED} more {what} are wrong like these ({total} in all).")
 
 
 def _list_names(table: pd.DataFrame) -> str:
@@ -621,8 +709,11 @@ def _find_duplicates(table: pd.DataFrame, keys: list[str], *, table_name: str, i
             "expected once. Keep one row."
         )
         problems.append(DuplicateError(msg))
-        if len(problems) == 20:
+        if len(problems) == N_LISTED:
             break
+    total = int((~table[table.duplicated(keys)].duplicated(keys)).sum())
+    if total > N_LISTED:
+        problems.append(_count_others(f"ids of table '{table_name}'", total))
     return problems
 
 

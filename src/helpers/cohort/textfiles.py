@@ -39,7 +39,8 @@ def read_text_table(path: str | Path, *, separator: str = ",", comment: str | No
     Raises
     ------
     SchemaError
-        When the file is missing or empty, or a row has another number of fields than the header (a cut download).
+        When the file is missing or empty, its fields are separated otherwise, or a row has another number of fields
+        than the header (a cut download). Rows in which every field is empty are no rows.
     DuplicateError
         When a column name occurs twice.
     """
@@ -50,7 +51,9 @@ def read_text_table(path: str | Path, *, separator: str = ",", comment: str | No
         msg = f"SchemaError: table '{path.name}' holds no rows, expected a header and data. Fetch or export it again."
         raise SchemaError(msg)
     header = [name.strip() for name in rows[0]]
+    _check_separator(header, separator, path)
     _check_header(header, path)
+    rows = [row for row in rows if len(row) != len(header) or any(map(str.strip, row))]  # Excel's empty last rows
     _check_lengths(rows, header, path)
     table = pd.DataFrame(rows[1:], columns=header, dtype=object)
     return table.apply(lambda column: column.map(clean_cell))
@@ -80,8 +83,9 @@ def read_lines(path: Path) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"SchemaError: table '{path.name}' is not UTF-8 text (byte {error.start}). Export it as UTF-8."
-        raise SchemaError(msg) from error
+        line = content.count(b"\n", 0, error.start) + 1
+        msg = f"SchemaError: table '{path.name}' is not UTF-8 text (byte {error.start}, in line {line}). Export it as"
+        raise SchemaError(f"{msg} UTF-8 (in Excel: 'CSV UTF-8').") from error
     return list(map(_strip_newline, io.StringIO(text, newline=None)))
 
 
@@ -105,6 +109,20 @@ def clean_cell(cell: object) -> str | None:
 
 def _strip_newline(line: str) -> str:
     return line.rstrip("\n")
+
+
+def _check_separator(header: list[str], separator: str, path: Path) -> None:
+    other = next((mark for mark in (";", "\t", ",") if mark in header[0]), None)
+    if len(header) > 1 or other is None:
+        return
+    names = {";": "semicolons", "\t": "tabs", ",": "commas"}
+    advice = (
+        "Rename it to .tsv."
+        if other == "\t"
+        else f"Export it with {names[separator]}, and with points as decimal marks (12.5, not 12,5)."
+    )
+    msg = f"SchemaError: table '{path.name}' is separated by {names[other]}, expected {names[separator]}. {advice}"
+    raise SchemaError(msg)
 
 
 def _check_header(header: list[str], path: Path) -> None:

@@ -69,12 +69,15 @@ def list_sources(source: Path) -> dict[str, Path]:
     """
     if source.is_file():
         return {source.stem: source}
+    if not source.is_dir():
+        msg = f"FeatureError: there is no file or folder '{shorten(source)}'. Correct the path; relative ones start at"
+        raise FeatureError(f"{msg} '{Path.cwd()}'.")
     inner = [source / name for name in ("h5_files", "pt_files") if (source / name).is_dir()]
     folder = inner[0] if inner else source
     files = [path for suffix in (".pt", ".h5") for path in sorted(folder.glob(f"[!.]*{suffix}"))]
     found = {path.stem: path for path in files if not path.stem.endswith("_patches")}
     if not found:
-        folders = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
         inside = f"it holds the folders {', '.join(folders[:8])}" if folders else "it holds no folders either"
         msg = (
             f"FeatureError: no feature file (.h5 or .pt) in '{shorten(folder)}'; {inside}. Give the folder of one "

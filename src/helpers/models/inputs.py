@@ -16,6 +16,8 @@ from helpers.models.linear import Measure
 from helpers.models.pooling import ReadTiles
 
 SUFFIXES = (".h5", ".pt")
+NO_SITE: Final = "not stated"
+"""The site of cases that state none."""
 
 
 def find_feature_files(
@@ -57,9 +59,11 @@ def find_feature_files(
         msg = "FeatureError: the slides name no stored features, and neither features_dir nor chapter 02 is given."
         raise FeatureError(msg)
     if not any(file is not None for file in files):
+        held = sorted(path.name for path in folder.iterdir()) if folder is not None and folder.is_dir() else []
         msg = (
             f"FeatureError: none of the {len(slides)} slides has a feature file in '{folder}', first looked for "
-            f"'{slides['slide_id'].iloc[0]}.h5'. Name the files by slide_id."
+            f"'{slides['slide_id'].iloc[0]}.h5'; it holds {', '.join(held[:4]) or 'nothing'}"
+            f"{f' and {len(held) - 4} more' if len(held) > 4 else ''}. Name the files by slide_id."
         )
         raise FeatureError(msg)
     found = slides[["slide_id", "case_id"]].reset_index(drop=True)
@@ -348,7 +352,10 @@ def make_measure(
 
 
 def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
-    """Return the site of every case; where the cohort states none, every case is a site of its own.
+    """Return the site of every case; cases that state none are one site together, as in a cohort of one hospital.
+
+    Permutations stay inside a site. If every case without a site were a site of its own, they would change nothing,
+    and a null would repeat the observed value.
 
     Parameters
     ----------
@@ -361,9 +368,9 @@ def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
         Index `case_id`.
     """
     known = cases.set_index("case_id")
-    if site_column in known and known[site_column].notna().all():
-        return known[site_column].astype(str)
-    return known.index.to_series().astype(str)
+    if site_column not in known:
+        return pd.Series(NO_SITE, index=known.index, dtype=object)
+    return known[site_column].astype(object).where(known[site_column].notna(), NO_SITE).astype(str)
 
 
 def list_absent(cases: pd.DataFrame, *, pooled: pd.Index, expression: pd.Index, splits: pd.DataFrame) -> dict[str, str]:

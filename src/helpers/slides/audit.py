@@ -15,7 +15,7 @@ from helpers.slides.normalise import Normaliser, build_normaliser, fit_normalise
 from helpers.slides.reader import RGB, open_slide
 from helpers.slides.stain import Stain, compute_angle
 from helpers.slides.tilefile import TileTable, read_tiles
-from helpers.slides.tiling import choose_stain_tiles, read_tile
+from helpers.slides.tiling import choose_stain_tiles, describe_no_path, read_tile
 
 STEPS = ("listed", "readable", "with a resolution", "tiled")
 N_REINHARD = 24
@@ -51,6 +51,8 @@ def _audit_slide(row: dict[str, Any], spec: TilingSpec) -> dict[str, Any]:
         "edge_l0": 0, "lost_at": "", "reason": "",
     }  # fmt: skip
     mpp = row.get("mpp")
+    if not isinstance(row["path"], str):
+        return found | {"lost_at": "readable", "reason": describe_no_path(row["slide_id"])}
     try:
         with open_slide(
             resolve(row["path"]),

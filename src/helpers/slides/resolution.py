@@ -17,6 +17,11 @@ MAX_ANISOTROPY = 1.5
 UM_PER_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
 LOOKED_AT = "openslide.mpp-x, tiff.XResolution"
 REMEDY = "Set fallback_mpp if the scanner's record gives it; the run will record it."
+REMEDIES = {
+    "slides.csv": "Correct its cell in the column mpp (um per px), or empty it to read the file's own.",
+    "fallback_mpp": "Correct fallback_mpp (um per px, no magnification).",
+}
+"""What to do about an impossible number, by who states it; `REMEDY` where it is the file."""
 
 Pair = tuple[float, float]
 
@@ -136,6 +141,7 @@ def _accept(slide_id: str, pair: Pair, source: str, header: float | None) -> Res
         return Resolution(mpp_x=float(pair[0]), mpp_y=float(pair[1]), source=source, header_mpp=header)
     msg = (
         f"ResolutionError: slide '{slide_id}' states {pair[0]:.6g} x {pair[1]:.6g} um per px (in {source}), expected "
-        f"{MPP_RANGE[0]} to {MPP_RANGE[1]} on both axes and a ratio up to {MAX_ANISOTROPY}. {REMEDY}"
+        f"{MPP_RANGE[0]} to {MPP_RANGE[1]} on both axes and a ratio up to {MAX_ANISOTROPY}. "
+        f"{REMEDIES.get(source, REMEDY)}"
     )
     raise ResolutionError(msg)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from helpers.core.errors import StainError, TileError
+from helpers.core.errors import SlideError, StainError, TileError
 from helpers.core.ledger import run_batch
 from helpers.core.paths import atomic_write, resolve
 from helpers.core.provenance import compute_key, fingerprint, list_versions
@@ -502,6 +502,20 @@ def pick_shard(ids: Sequence[str], shard: tuple[int, int]) -> list[str]:
     return sorted(ids)[number - 1 :: total]
 
 
+def describe_no_path(slide_id: str) -> str:
+    """Say that the slide table names no file for a slide.
+
+    Parameters
+    ----------
+    slide_id : str
+
+    Returns
+    -------
+    str
+    """
+    return f"SlideError: slide '{slide_id}' has an empty path in the slide table. Add its file, or drop the slide."
+
+
 def tile_cohort(
     slides: pd.DataFrame, spec: TilingSpec, *, folder: Path, ledger: Path, shard: tuple[int, int] = (1, 1), workers: int
 ) -> pd.DataFrame:
@@ -533,7 +547,10 @@ def tile_cohort(
 
     def work(slide_id: str) -> tuple[str, str, str]:
         mpp = None if pd.isna(stated[slide_id]) else float(stated[slide_id])
-        return tile_slide(slide_id, table.at[slide_id, "path"], spec, folder=folder, mpp=mpp)
+        path = table.at[slide_id, "path"]
+        if not isinstance(path, str | Path):
+            raise SlideError(describe_no_path(slide_id))
+        return tile_slide(slide_id, path, spec, folder=folder, mpp=mpp)
 
     with use_one_thread_each(workers):
         return run_batch(

@@ -6,10 +6,12 @@ from typing import Any
 import pandas as pd
 
 from helpers.cohort.flow import CohortFlow
+from helpers.cohort.near_misses import find_near_file
 from helpers.cohort.omics import read_omics
 from helpers.cohort.outcomes import combine_with_death, list_endpoints
 from helpers.cohort.raw import RawCohort
 from helpers.cohort.tables import (
+    find_unlinked,
     read_cases,
     read_expression,
     read_slides,
@@ -19,7 +21,7 @@ from helpers.cohort.tables import (
 from helpers.core.errors import SchemaError
 from helpers.core.paths import shorten
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")
 OPTIONAL = ("slides", "expression", "spots", "spot_expression")
 
 
@@ -39,13 +41,18 @@ def find_table(folder: Path, name: str) -> Path | None:
     Raises
     ------
     SchemaError
-        When the folder holds the table in two formats, which may differ.
+        When the folder holds the table in two formats, which may differ, or in none that is read ('slides.xlsx').
     """
     found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         msg = f"SchemaError: folder '{folder}' holds {names}, expected one of them. Remove the one that is out of date."
         raise SchemaError(msg)
+    near = None if found else find_near_file(folder, name)
+    if near is not None:
+        names = ", ".join(f"'{name}{suffix}'" for suffix in SUFFIXES[:4])
+        msg = f"SchemaError: folder '{folder}' holds '{near.name}', which is not read, expected {names}"
+        raise SchemaError(f"{msg} (or .gz). Export or rename it, or take it away.")
     return found[0] if found else None
 
 
@@ -85,9 +92,23 @@ def import_tables(source: Path) -> RawCohort:
     optional = {"expression": read_expression, "spots": read_spots, "spot_expression": read_spot_expression}
     found = {name: find_table(source, name) for name in optional}
     tables = {name: optional[name](path) if path else None for name, path in found.items()}
+    _link_expression(tables["expression"], cases, facts)
     if (source / "omics.parquet").is_file():
         tables["omics"] = read_omics(source / "omics.parquet")
     return RawCohort(cases, flows, slides=slides, facts=facts, **tables)
+
+
+def _link_expression(expression: pd.DataFrame | None, cases: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Refuse an expression table of other ids, and count who is in one of the two tables only."""
+    if expression is None:
+        return
+    problems = find_unlinked(expression, cases["case_id"])
+    if problems:
+        raise problems[0]
+    measured, listed = list(expression["case_id"].unique()), list(cases["case_id"])
+    strangers = sorted(set(measured) - set(listed))
+    if strangers:
+        facts["expression of cases that are not listed, left out"] = strangers
 
 
 def _read_slides(source: Path, cases: pd.DataFrame) -> pd.DataFrame | None:
