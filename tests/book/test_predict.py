@@ -14,7 +14,7 @@ import pytest
 from helpers.book import cli
 from helpers.book.predict import make_bundle_encoders, predict_slides, read_new_slides
 from helpers.core import paths
-from helpers.core.errors import ModelError, RunError
+from helpers.core.errors import ModelError, RunError, SchemaError
 from helpers.core.specs import EndToEndSpec, FeatureSpec, PhantomSpec, TilingSpec
 from helpers.features.encoders import make_encoder
 from helpers.features.extract import extract_cohort
@@ -158,6 +158,12 @@ def test_bad_slides_fail_alone_with_their_reason(cohort: SimpleNamespace, tmp_pa
     assert "cut short" in page
     assert done.unscored == ("B", "C")
     assert "no score at all: B, C" in done.describe()
+
+
+def test_a_case_that_cannot_name_its_page_is_refused(cohort: SimpleNamespace, tmp_path: Path) -> None:
+    table = write_slides(tmp_path, cohort.new.head(1).assign(case_id="../x"))
+    with pytest.raises(SchemaError, match=r"case '\.\./x' cannot name its files"):
+        predict_slides(cohort.bundle, table, tmp_path / "out", device="cpu")
 
 
 def test_a_run_without_a_single_score_is_an_error(cohort: SimpleNamespace, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_expression_of_other_ids_is_a_problem(own_folder):
     path = own_folder / "expression.csv"
     path.write_text("case_id,gene,value,unit\n001-01A,MKI67,1,log2\n")
     text = describe_folder(own_folder)
-    assert "none of the 1 case ids of table 'expression' is in table 'cases'; found '001-01A', expected ids such" in text
+    assert (
+        "none of the 1 case ids of table 'expression' is in table 'cases'; found '001-01A', expected ids such" in text
+    )
 
 
 def test_expression_is_counted_with_its_unit_and_range(own_folder):

@@ -209,5 +209,7 @@ def test_the_genefu_centroids_are_found_under_their_old_symbols(shared_data):
 def test_other_capitals_and_other_kinds_of_ids_are_told() -> None:
     with pytest.raises(GeneError, match="Nearest symbols: mki67"):
         resolve_symbols(["MKI67"], ["mki67", "actb"])
-    with pytest.raises(GeneError, match="The table's first is 'ENSG00000148773.14'; expected HGNC symbols, not Ensembl"):
+    with pytest.raises(
+        GeneError, match="The table's first is 'ENSG00000148773.14'; expected HGNC symbols, not Ensembl"
+    ):
         resolve_symbols(["MKI67"], ["ENSG00000148773.14"])

@@ -74,5 +74,7 @@ def test_a_rule_on_an_absent_column_is_an_error(own_folder):
 
 
 def test_rules_that_leave_nobody_are_an_error(own_folder):
-    with pytest.raises(SchemaError, match=r"no case of 6 passes the inclusion rules \(stage 0: 0 left, lost 2 stage II, .+\)\. Loosen"):
+    with pytest.raises(
+        SchemaError, match=r"no case of 6 passes the inclusion rules \(stage 0: 0 left, lost 2 stage II, .+\)\. Loosen"
+    ):
         build(own_folder, stages=["0"], keep_unknown=False)

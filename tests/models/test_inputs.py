@@ -63,9 +63,7 @@ def test_a_missing_folder_names_what_is_there_instead(tmp_path: Path) -> None:
     (tmp_path / "features" / "mean_colour").mkdir(parents=True)
     with pytest.raises(FeatureError, match="there is no feature folder 'uni' in .*it holds mean_colour"):
         find_feature_files(SLIDES, encoder_dir=tmp_path / "features" / "uni")
-    with pytest.raises(
-        FeatureError, match=r"none of the 2 slides has .*first looked for 's1\.h5'; it holds .+\. Name"
-    ):
+    with pytest.raises(FeatureError, match=r"none of the 2 slides has .*first looked for 's1\.h5'; it holds .+\. Name"):
         find_feature_files(SLIDES, encoder_dir=tmp_path / "features" / "mean_colour")
     with pytest.raises(FeatureError, match="neither features_dir nor chapter 02 is given"):
         find_feature_files(SLIDES)

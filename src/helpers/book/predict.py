@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from helpers.book.case_report import CaseResult, SlideResult, write_report
-from helpers.cohort.tables import read_slides
+from helpers.cohort.tables import find_no_file_names, read_slides
 from helpers.core import paths
 from helpers.core.errors import BagError, ModelError, ResolutionError, RunError
 from helpers.core.ledger import run_batch
@@ -169,10 +169,12 @@ def read_new_slides(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     SchemaError, DuplicateError
-        When a column is missing, or a slide stands twice.
+        When a column is missing, a slide stands twice, or a case cannot name its page.
     """
     path = paths.resolve(path)
     table = read_slides(path)
+    for problem in find_no_file_names(table["case_id"].unique(), kind="case"):
+        raise problem
     return table.assign(path=[str(path.parent / name) for name in table["path"]])  # an absolute name stays as it is
 
 

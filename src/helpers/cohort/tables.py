@@ -316,7 +316,11 @@ def check_slides(
     problems += find_near_columns(table, SLIDE_COLUMNS, table_name="slides")
     if "slide_id" in clean:
         problems += _find_duplicates(clean, ["slide_id"], table_name="slides", item="slide")
-        problems += [*_find_no_file_names(clean), *_find_without_file(clean), *find_shared_files(clean)]
+        problems += [
+            *find_no_file_names(clean["slide_id"].dropna(), kind="slide"),
+            *_find_without_file(clean),
+            *find_shared_files(clean),
+        ]
     if case_ids is not None and {"slide_id", "case_id"} <= set(clean):
         problems += _find_strangers(clean, set(case_ids), item="slide", table_name="slides", key="slide_id")
     return clean, problems
@@ -441,12 +445,24 @@ def find_unlinked(expression: pd.DataFrame, case_ids: Iterable[str]) -> list[His
     return [SchemaError(msg)]
 
 
-def _find_no_file_names(slides: pd.DataFrame) -> list[HistobookError]:
-    wrong = [name for name in slides["slide_id"].dropna() if NO_FILE_NAME.search(name)]
+def find_no_file_names(ids: Iterable[str], *, kind: str) -> list[HistobookError]:
+    """Find ids that cannot name files: with a slash, or a dot in front.
+
+    Parameters
+    ----------
+    ids : iterable of str
+    kind : str
+        What they name, for messages: slide, case.
+
+    Returns
+    -------
+    list of HistobookError
+    """
+    wrong = [name for name in ids if NO_FILE_NAME.search(name)]
     problems: list[HistobookError] = []
-    for slide_id in wrong[:N_LISTED]:
-        msg = f"SchemaError: slide '{slide_id}' cannot name its files, expected an id without '/' and '\\' that does"
-        problems.append(SchemaError(f"{msg} not start with '.' ({len(wrong)} such slides). Write '-' or '_' instead."))
+    for name in wrong[:N_LISTED]:
+        msg = f"SchemaError: {kind} '{name}' cannot name its files, expected an id without '/' and '\\' that does"
+        problems.append(SchemaError(f"{msg} not start with '.' ({len(wrong)} such {kind}s). Write '-' or '_' instead."))
     return problems
 
 
