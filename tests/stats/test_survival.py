@@ -586,3 +586,44 @@ def test_mean_times_of_gbsg_differ_as_r_s_do(gbsg: pd.DataFrame) -> None:
         1816.48617638 - 1559.76545196, rel=0.1
     )  # R carries both curves on to the last day of all
     assert row["ci_low"] > 0, "hormone therapy buys time"
+
+
+def test_a_score_that_orders_every_event_has_no_hazard_ratio() -> None:
+    for n in (12, 40, 150):
+        rng = np.random.default_rng(n)
+        time = rng.exponential(20, n)
+        event = rng.random(n) < 0.5
+        with pytest.raises(StatsError, match="the partial likelihood has no single maximum"):
+            survival.fit_cox(time, event, pd.DataFrame({"x": -time}))
+
+
+def _sandwich_by_loops(time: np.ndarray, event: np.ndarray, x: np.ndarray, log_hr: float, cluster: np.ndarray) -> float:
+    """Lin and Wei's standard error of one term, Efron's risk sets visited one after the other."""
+    weight, residual, information = np.exp(log_hr * x), np.zeros(x.size), 0.0
+    for moment in np.unique(time[event]):
+        here, dying = time >= moment, (time == moment) & event
+        d = int(dying.sum())
+        for k in range(d):
+            share = weight * (here - (k / d) * dying)
+            share = share / share.sum()
+            mean = float(share @ x)
+            information += float(share @ x**2) - mean**2
+            residual += dying * (x - mean) / d - share * (x - mean)
+    summed = np.bincount(cluster, residual)
+    return float(np.sqrt(summed @ summed) / information)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_robust_errors_know_ties_and_not_the_order_of_the_rows(clustered: bool) -> None:
+    cohort = draw_cohort(120, seed=21)
+    cohort["time"] = np.ceil(cohort["time"] / 12)  # whole years
+    cluster = np.arange(120) % 15 if clustered else np.arange(120)
+    options = {"clusters": cluster} if clustered else {"robust": True}
+    fit = survival.fit_cox(cohort["time"], cohort["event"], cohort[["x"]], **options).iloc[0]
+    arrays = [cohort[name].to_numpy() for name in ("time", "event", "x")]
+    assert fit["se"] == pytest.approx(_sandwich_by_loops(*arrays, fit["log_hr"], cluster), rel=1e-6)
+    order = np.random.default_rng(1).permutation(120)
+    turned = cohort.iloc[order].reset_index(drop=True)
+    options = {"clusters": cluster[order]} if clustered else {"robust": True}
+    again = survival.fit_cox(turned["time"], turned["event"], turned[["x"]], **options).iloc[0]
+    assert again["se"] == pytest.approx(fit["se"], rel=1e-9)
