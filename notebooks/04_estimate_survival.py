@@ -66,7 +66,7 @@ run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, worker
 # %% [markdown]
 # ## Scores and outcomes
 #
-# A development case is judged by the model that never saw it (out-of-fold, averaged over the repeated partitions); an external case by the ensemble.
+# A development case is judged by the model that never saw it (out-of-fold, in the first partition into folds; the others are shown below); an external case by the ensemble.
 # A table that offers a development case the prediction of its own model is refused: its hazard ratio would be flattered by memory.
 
 # %%
@@ -168,12 +168,17 @@ fit_km(chosen.time[:8], chosen.event[:8])[["time", "n_at_risk", "n_events", "n_c
 # The test of *curvature* asks whether the bend is more than noise.
 
 # %%
+from helpers.core.errors import StatsError
 from helpers.stats.survival_depth import ask, bend_score
 
 options = {"quantile": spec.cutoff_quantile, "cutoffs": scores.cutoffs}
+asked, bends = [ask(item, cases, scores.table, **options) for item in pair], []
 if spec.spline_knots:
-    asked = [ask(item, cases, scores.table, **options) for item in pair]
-    bends = [bend_score(question, n_knots=spec.spline_knots) for question in asked]
+    try:
+        bends = [bend_score(question, n_knots=spec.spline_knots) for question in asked]
+    except StatsError as error:
+        print(f"no spline: {error}")
+if bends:
     fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=68, columns=len(pair))
     for ax, letter, question, (curve, test) in zip(axes, "ab", asked, bends, strict=False):
         words = survival_plan.MEASURED_LABELS[question.item.measured]
@@ -275,7 +280,7 @@ run.save_figure(fig, "hazard_ratios", table=forest)
 # %%
 from helpers.stats.survival_report import estimate_over_partitions
 
-spread = estimate_over_partitions(analyses[0], cases, scores.partitions, quantile=spec.cutoff_quantile)
+spread = estimate_over_partitions(analyses[0], cases, scores.partitions, covariates=spec.covariates, quantile=spec.cutoff_quantile)
 run.save_table(spread, "over_partitions")
 print(f"primary hazard ratio over {len(spread)} partition(s) into folds: {spread['hazard_ratio'].min():.3f} to {spread['hazard_ratio'].max():.3f}")
 
@@ -337,7 +342,6 @@ run.save_figure(fig, "other_choices", table=choices)
 # %%
 from IPython.display import display
 
-from helpers.core.errors import StatsError
 from helpers.stats.survival_depth import judge_added_value
 
 added = None
@@ -375,9 +379,12 @@ if spec.subgroups:
     inside = compare_subgroups(full[0], names=spec.subgroups)
     run.save_table(inside, "subgroups", latex=True)
     rows = arrange_subgroups(inside)
-    fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
-    figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
-    run.save_figure(fig, "subgroups", table=rows)
+    if rows.empty:
+        print(f"no subgroup of {', '.join(spec.subgroups)} is in the case table")
+    else:
+        fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
+        figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
+        run.save_figure(fig, "subgroups", table=rows)
 
 # %%
 from helpers.stats.survival_depth import arrange_sites, pool_sites
@@ -458,8 +465,13 @@ from helpers.stats.competing import read_incidence
 from helpers.stats.survival_report import FEWEST_SHOWN, estimate_competing_incidence, plan_ticks
 
 shown_endpoint = spec.competing_endpoint if has_endpoint(cases, str(spec.competing_endpoint)) else None
+curve = None
 if shown_endpoint and has_endpoint(cases, "os"):
-    curve, words = estimate_competing_incidence(cases, shown_endpoint)
+    try:
+        curve, words = estimate_competing_incidence(cases, shown_endpoint)
+    except StatsError as error:
+        print(f"no cumulative incidence: {error}")
+if curve is not None:
     end = min(plan_ticks(curve.loc[curve["n_at_risk"] >= FEWEST_SHOWN, "time"].max(), cover=False)[-1], 240.0)
     fig, axes = new_figure(width_mm=94, height_mm=66)
     figures.plot_incidence(curve, ax=axes[0], endpoint=words, max_months=end)
@@ -491,8 +503,10 @@ from helpers.stats.survival_depth import describe_power, estimate_own_power
 from helpers.stats.survival_scores import correlate_measurements
 
 correlations = {name: correlate_measurements(scores.table, target=name, case_ids=chosen.case_id) for name in spec.targets}
-if spec.power_ratios:
-    reading = correlations[spec.primary_target] if "image" in scores.measured else 1.0
+reading = correlations[spec.primary_target] if "image" in scores.measured else 1.0
+if spec.power_ratios and np.isnan(reading):
+    print("no power: hardly any case has an image score beside its RNA, so nobody knows how well the one reads the other")
+elif spec.power_ratios:
     power, needs = estimate_own_power(full[0], ratios=spec.power_ratios, correlation=max(reading, 0.0), n_simulations=spec.n_power)
     run.save_table(power, "power")
     run.save_table(needs, "power_needs")

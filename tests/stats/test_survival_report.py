@@ -269,3 +269,12 @@ def test_the_truth_of_another_phantom_is_refused(book: Path) -> None:
     paths.write_json({"key": "f" * 64}, truth / "estimands.json")
     with pytest.raises(StatsError, match=r"truth in 'data/cohorts/p' \(key ffffffffffff\) belongs to another phantom"):
         read_truth(provenance.start(SurvivalSpec(), book), correlations={})
+
+
+def test_an_adjusted_primary_is_adjusted_in_every_partition() -> None:
+    cases, scores = draw_study()
+    item = replace(ITEM, adjustment="clinical")
+    table = report.estimate_over_partitions(item, cases, {0: scores}, covariates=["age_years", "grade"])
+    declared = estimate_analyses([item], cases, scores, covariates=["age_years", "grade"])
+    assert table["hazard_ratio"].item() == declared["hazard_ratio"].item()
+    assert report.estimate_over_partitions(item, cases, {0: scores})["hazard_ratio"].isna().all(), "never unadjusted"

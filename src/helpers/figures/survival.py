@@ -53,10 +53,12 @@ def format_ratio(row: "pd.Series | dict[str, Any]") -> str:
     Returns
     -------
     str
-        '1.54 (1.35–1.77)', or 'not estimable'.
+        '1.54 (1.35–1.77)', '1.54 (no interval)', or 'not estimable'.
     """
     if pd.isna(row["hazard_ratio"]):
         return "not estimable"
+    if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
+        return f"{row['hazard_ratio']:.2f} (no interval)"
     return f"{row['hazard_ratio']:.2f} ({row['ci_low']:.2f}–{row['ci_high']:.2f})"
 
 
@@ -665,7 +667,8 @@ def plot_power(power: pd.DataFrame, needs: pd.DataFrame, *, axes: Sequence["Axes
     left.set_ylabel("Power in this cohort (%)")
     left.legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2, borderaxespad=0)
     _write_title(left, "a  Could this cohort have found it?", [f"{power['mean_events'].mean():.0f} events on average"])
-    for (ratio, rows), colour in zip(needs.groupby("rna_ratio"), SEQUENCE, strict=False):
+    finite = needs[needs["n_events"] < float("inf")]  # at a correlation of 0 no number of events is enough
+    for (ratio, rows), colour in zip(finite.groupby("rna_ratio"), SEQUENCE, strict=False):
         right.plot(
             rows["correlation"], rows["n_events"], color=colour, marker="o", ms=3, lw=1.0, label=f"RNA {ratio:g}"
         )

@@ -190,7 +190,7 @@ def fit_sorted(
     beta, value, information, converged = _climb(risk, beta, (value, score, information), ridge, tolerance=tolerance)
     inverse = np.linalg.inv(information + np.diag(ridge)) if converged else np.diag(np.full(beta.size, np.nan))
     variance = np.diag(inverse)
-    if not ((variance > 0) & (variance <= SEPARATED_SE**2)).all():  # the likelihood has become level: there is no maximum
+    if not ((variance > 0) & (variance <= SEPARATED_SE**2)).all():  # the likelihood has become level
         nothing = np.full(beta.size, np.nan)
         return NewtonFit(nothing, np.diag(nothing), np.nan, null, first, converged=False, df=np.nan)
     scale = 1.0 / cases.spread

@@ -132,7 +132,7 @@ def _spread(share: Floats, mean: Floats, when: NDArray[np.intp], n_times: int) -
     """Sum shares, and shares of the means, over the deaths at each time."""
     drift = np.zeros((n_times, mean.shape[1]))
     np.add.at(drift, when, share[:, None] * mean)
-    return np.bincount(when, share, n_times), drift
+    return np.bincount(when, share, n_times).astype(np.float64), drift
 
 
 def _walk_stratum(time: Floats, event: NDArray[np.bool_], covariates: Floats, log_hr: Floats) -> EventMoments:

@@ -346,7 +346,12 @@ def follow_ratio(
 
 
 def estimate_over_partitions(
-    item: Analysis, cases: pd.DataFrame, partitions: dict[int, pd.DataFrame], *, quantile: float = 0.5
+    item: Analysis,
+    cases: pd.DataFrame,
+    partitions: dict[int, pd.DataFrame],
+    *,
+    covariates: Sequence[str] = (),
+    quantile: float = 0.5,
 ) -> pd.DataFrame:
     """Estimate one analysis from every repeated partition into folds: how much the hazard ratio owes to the partition.
 
@@ -356,6 +361,8 @@ def estimate_over_partitions(
     cases : DataFrame
     partitions : dict of int to DataFrame
         Scores by partition.
+    covariates : sequence of str
+        Of an adjusted analysis.
     quantile : float
         Of the cut-off, fitted anew on the development cases of each partition.
 
@@ -366,7 +373,9 @@ def estimate_over_partitions(
     """
     kept = ["hazard_ratio", "ci_low", "ci_high", "concordance", "n", "n_events", "note"]
     rows = [
-        estimate_analyses([item], cases, scores, covariates=(), quantile=quantile)[kept].assign(partition=number)
+        estimate_analyses([item], cases, scores, covariates=covariates, quantile=quantile)[kept].assign(
+            partition=number
+        )
         for number, scores in partitions.items()
     ]
     return pd.concat(rows, ignore_index=True)[["partition", *kept]]
