@@ -158,7 +158,7 @@ def test_resamples_whose_weights_are_too_heavy_do_not_take_the_auc_away() -> Non
     time, event, risk = rng.uniform(0, 10, 400), rng.random(400) < 0.1, rng.normal(size=400)
     late = np.argsort(time)[-10]
     event[late], last = True, float(time[late])
-    assert 0.02 < compute_censoring_survival(time, event, at=[last])[0] < 0.03, "many a resample falls below 0.02"
+    assert 0.02 < compute_censoring_survival(time, event, at=[last])[0] < 0.04, "some resamples fall below 0.02"
     row = compute_time_auc(time, event, risk, at=[last], n_boot=200, rng=np.random.default_rng(1)).iloc[0]
     assert np.isfinite(row["auc"])
     assert np.isnan(row["ci_low"]) or row["ci_low"] <= row["auc"]

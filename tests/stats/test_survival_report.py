@@ -278,3 +278,19 @@ def test_an_adjusted_primary_is_adjusted_in_every_partition() -> None:
     declared = estimate_analyses([item], cases, scores, covariates=["age_years", "grade"])
     assert table["hazard_ratio"].item() == declared["hazard_ratio"].item()
     assert report.estimate_over_partitions(item, cases, {0: scores})["hazard_ratio"].isna().all(), "never unadjusted"
+
+
+def test_another_arm_is_not_cut_where_chapter_03_cut_its_own(book: Path) -> None:
+    cases, _ = draw_study(40)
+    spec = SurvivalSpec(targets=["prolif11"], prediction_arm="clinical_only")
+    loaded = load_scores(spec, provenance.start(spec, book), cases)
+    assert loaded.cutoffs == {}, "0.25 is the ridge's"
+    assert "arm clinical_only, partition 0 of 1" in loaded.origin, "the other partition holds no such arm"
+
+
+def test_beyond_the_horizon_nobody_is_said_to_have_left() -> None:
+    cases, scores = draw_study()
+    at_risk = report.compare_risk_groups(replace(ITEM, horizon_months=66.0), cases, scores).at_risk
+    assert at_risk["time"].max() == 72
+    assert at_risk.loc[at_risk["time"] == 72, "n_at_risk"].isna().all(), "follow-up was ended at 66 months, by us"
+    assert at_risk.loc[at_risk["time"] <= 60, "n_at_risk"].notna().all()

@@ -81,7 +81,8 @@ def plot_km(
     curve : DataFrame
         From `fit_km`, time in months.
     at_risk : DataFrame
-        From `count_at_risk`, time in months; its times are the ticks, and the counts are those just before each.
+        From `count_at_risk`, time in months; its times are the ticks, and the counts are those just before each; a dash
+        where one is missing.
     ax : Axes
     test : DataFrame, optional
         From `compare_logrank`; gives n and events of each group and the p-value.
@@ -165,10 +166,11 @@ def _write_at_risk(ax: "Axes", at_risk: pd.DataFrame, groups: Sequence[object], 
             ha="right", va="center", color=colour, fontsize=6, fontweight="bold",
         )  # fmt: skip
         for entry in at_risk[at_risk["group"] == group].itertuples():
+            number = "–" if pd.isna(entry.n_at_risk) else f"{entry.n_at_risk:d}"
             ax.annotate(
-                f"{entry.n_at_risk:d}", (entry.time / scale, 0), xycoords=("data", "axes fraction"),
-                xytext=(0, top - row * ROW_PT), textcoords="offset points", ha="center", va="center", fontsize=6,
-                color=colour, gid="at_risk", annotation_clip=False,
+                number, (entry.time / scale, 0), xycoords=("data", "axes fraction"), xytext=(0, top - row * ROW_PT),
+                textcoords="offset points", ha="center", va="center", fontsize=6, color=colour, gid="at_risk",
+                annotation_clip=False,
             )  # fmt: skip
 
 
