@@ -294,3 +294,14 @@ def test_beyond_the_horizon_nobody_is_said_to_have_left() -> None:
     assert at_risk["time"].max() == 72
     assert at_risk.loc[at_risk["time"] == 72, "n_at_risk"].isna().all(), "follow-up was ended at 66 months, by us"
     assert at_risk.loc[at_risk["time"] <= 60, "n_at_risk"].notna().all()
+
+
+def test_the_partitions_of_a_text_table_are_numbers(book: Path, tmp_path: Path) -> None:
+    cases, _ = draw_study(40)
+    theirs = tmp_path / "theirs.csv"
+    one = pd.DataFrame({"case_id": cases["case_id"], "target": "prolif11", "y_pred": 1.0})
+    paths.write_table(pd.concat([one.assign(repeat=0), one.assign(repeat=1, y_pred=2.0)]), theirs)
+    spec = SurvivalSpec(targets=["prolif11"], predictions_path=str(theirs))
+    loaded = load_scores(spec, provenance.start(spec, book), cases)
+    assert sorted(loaded.partitions) == [0, 1]
+    assert loaded.table["score"].eq(1.0).all()

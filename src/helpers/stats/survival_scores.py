@@ -81,7 +81,7 @@ def load_scores(spec: SurvivalSpec, run: Run, cases: pd.DataFrame) -> ScoreTable
         run.lose(case_id, "predicted, but not in the case table")
     known = predictions[predictions["case_id"].isin(cases["case_id"])]
     ours = known[known["arm"] == arm] if "arm" in known and arm in set(known["arm"]) else known
-    repeats = sorted(ours["repeat"].unique()) if "repeat" in ours else [0]
+    repeats = sorted(_read_numbers(ours["repeat"]).dropna().unique()) if "repeat" in ours else [0]
     partitions = {
         int(repeat): collect_prediction_scores(known, targets=spec.targets, arm=arm, repeat=repeat)
         for repeat in repeats
