@@ -22,39 +22,39 @@
 # %% tags=["parameters"]
 from typing import Optional
 
-profile_dir: str = "results/phantom"       # run parameter: results of which profile
-run_name: str = "interactive"              # run parameter: the book's own runs are called book
-shard: str = "1/1"                         # run parameter: this chapter has no shards
-workers: int = 2                           # run parameter: not used here
-device: str = "auto"                       # run parameter: not used here
-primary_target: str = "prolif11"           # the plan: score
-primary_endpoint: str = "rfs"              # the plan: os, pfi, pfi_or_death, dfi, dss or rfs
-primary_population: str = "all"            # the plan: all or erpos_her2neg
-primary_scale: str = "per_sd"              # the plan: per_sd, per_unit or high_vs_low
-primary_adjustment: str = "none"           # the plan: none or clinical
-primary_horizon_months: Optional[float] = None   # the plan: follow-up ends here
-score_source: str = "predictions"          # predictions, or expression where there are no slides
-predictions_path: Optional[str] = None     # predictions from elsewhere instead of those of chapter 03
-prediction_arm: Optional[str] = None       # arm of the predictions, otherwise the one chapter 03 declares
-score_method: str = "mean_log2"            # how a signature is scored from expression
-targets: list = ["prolif11", "MKI67"]      # scores analysed
-endpoints: list = ["rfs", "os"]            # endpoints analysed
-populations: list = ["all", "erpos_her2neg"]     # populations analysed
-secondary: Optional[list] = None           # declared secondary analyses, otherwise all other combinations
-exploratory: list = []                     # analyses without a claim
+profile_dir: str = "results/phantom"  # run parameter: results of which profile
+run_name: str = "interactive"  # run parameter: the book's own runs are called book
+shard: str = "1/1"  # run parameter: this chapter has no shards
+workers: int = 2  # run parameter: not used here
+device: str = "auto"  # run parameter: not used here
+primary_target: str = "prolif11"  # the plan: score
+primary_endpoint: str = "rfs"  # the plan: os, pfi, pfi_or_death, dfi, dss or rfs
+primary_population: str = "all"  # the plan: all or erpos_her2neg
+primary_scale: str = "per_sd"  # the plan: per_sd, per_unit or high_vs_low
+primary_adjustment: str = "none"  # the plan: none or clinical
+primary_horizon_months: Optional[float] = None  # the plan: follow-up ends here
+score_source: str = "predictions"  # predictions, or expression where there are no slides
+predictions_path: Optional[str] = None  # predictions from elsewhere instead of those of chapter 03
+prediction_arm: Optional[str] = None  # arm of the predictions, otherwise the one chapter 03 declares
+score_method: str = "mean_log2"  # how a signature is scored from expression
+targets: list = ["prolif11", "MKI67"]  # scores analysed
+endpoints: list = ["rfs", "os"]  # endpoints analysed
+populations: list = ["all", "erpos_her2neg"]  # populations analysed
+secondary: Optional[list] = None  # declared secondary analyses, otherwise all other combinations
+exploratory: list = []  # analyses without a claim
 covariates: list = ["age_years", "tumour_size_mm", "nodes_positive", "grade", "er", "her2"]
-cutoff_quantile: float = 0.5               # between low and high, over development cases
-horizons_months: list = [60.0, 120.0, 180.0]     # hazard ratio up to each
-period_edges_months: list = [0.0, 24.0, 60.0, 120.0]   # hazard ratio within each period
+cutoff_quantile: float = 0.5  # between low and high, over development cases
+horizons_months: list = [60.0, 120.0, 180.0]  # hazard ratio up to each
+period_edges_months: list = [0.0, 24.0, 60.0, 120.0]  # hazard ratio within each period
 competing_endpoint: Optional[str] = "rfs"  # endpoint shown with other death as competing
-spline_knots: int = 4                      # of the spline of the score; 0: no spline
-n_imputations: int = 10                    # of missing covariates
-prognosis_months: Optional[float] = 60.0   # horizon of AUC, Brier score, calibration, decisions; None: not judged
-subgroups: list = ["er", "her2", "grade", "nodes_positive", "age_years"]   # with a test of interaction
-pool_by: Optional[str] = "site"            # sites pooled by random effects; None: not pooled
-n_boot: int = 200                          # bootstrap resamples of the hazard ratio
-power_ratios: list = [1.3, 1.65, 2.2]      # hazard ratios of the RNA whose power is simulated here
-n_power: int = 200                         # simulated cohorts per hazard ratio
+spline_knots: int = 4  # of the spline of the score; 0: no spline
+n_imputations: int = 10  # of missing covariates
+prognosis_months: Optional[float] = 60.0  # horizon of AUC, Brier score, calibration, decisions; None: not judged
+subgroups: list = ["er", "her2", "grade", "nodes_positive", "age_years"]  # with a test of interaction
+pool_by: Optional[str] = "site"  # sites pooled by random effects; None: not pooled
+n_boot: int = 200  # bootstrap resamples of the hazard ratio
+power_ratios: list = [1.3, 1.65, 2.2]  # hazard ratios of the RNA whose power is simulated here
+n_power: int = 200  # simulated cohorts per hazard ratio
 
 # %%
 from helpers.core import provenance
@@ -66,7 +66,7 @@ run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, worker
 # %% [markdown]
 # ## Scores and outcomes
 #
-# A development case is judged by the model that never saw it (out-of-fold, averaged over the repeated partitions); an external case by the ensemble.
+# A development case is judged by the model that never saw it (out-of-fold, in the first partition into folds; the others are shown below); an external case by the ensemble.
 # A table that offers a development case the prediction of its own model is refused: its hazard ratio would be flattered by memory.
 
 # %%
@@ -113,7 +113,9 @@ from helpers.stats.survival_report import count_losses
 chosen = select_cases(cases, scores.table, analyses[0])
 for case_id, reason in chosen.losses.items():
     run.lose(case_id, reason)
-print(f"{len(chosen.case_id)} cases, {int(chosen.event.sum())} events, {chosen.n_time_zero} at time 0, {len(chosen.losses)} lost:")
+print(
+    f"{len(chosen.case_id)} cases, {int(chosen.event.sum())} events, {chosen.n_time_zero} at time 0, {len(chosen.losses)} lost:"
+)
 count_losses(chosen.losses)
 
 # %% [markdown]
@@ -140,12 +142,21 @@ from helpers.figures.style import new_figure
 from helpers.stats.survival_scores import tabulate_distribution
 
 pair = [replace(analyses[0], measured=source) for source in scores.measured]
-constants = [survival_plan.fit_constants(item, cases, scores.table, quantile=spec.cutoff_quantile, cutoffs=scores.cutoffs) for item in pair]
+constants = [
+    survival_plan.fit_constants(item, cases, scores.table, quantile=spec.cutoff_quantile, cutoffs=scores.cutoffs)
+    for item in pair
+]
 fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=62, columns=len(pair))
 for ax, item, fitted in zip(axes, pair, constants, strict=True):
     mine = scores.table.query("target == @item.target and measured == @item.measured")
     words = {"image": "predicted from the image", "rna": "measured by RNA"}[item.measured]
-    figures.plot_score_distribution(tabulate_distribution(mine), ax=ax, cutoff=fitted.cutoff.value, cutoff_origin=fitted.cutoff.origin, xlabel=f"{item.target}, {words}")
+    figures.plot_score_distribution(
+        tabulate_distribution(mine),
+        ax=ax,
+        cutoff=fitted.cutoff.value,
+        cutoff_origin=fitted.cutoff.origin,
+        xlabel=f"{item.target}, {words}",
+    )
 run.save_figure(fig, "score_distribution", table=scores.table)
 
 # %% [markdown]
@@ -168,18 +179,39 @@ fit_km(chosen.time[:8], chosen.event[:8])[["time", "n_at_risk", "n_events", "n_c
 # The test of *curvature* asks whether the bend is more than noise.
 
 # %%
+from helpers.core.errors import StatsError
 from helpers.stats.survival_depth import ask, bend_score
 
 options = {"quantile": spec.cutoff_quantile, "cutoffs": scores.cutoffs}
+asked, bends = [ask(item, cases, scores.table, **options) for item in pair], []
 if spec.spline_knots:
-    asked = [ask(item, cases, scores.table, **options) for item in pair]
-    bends = [bend_score(question, n_knots=spec.spline_knots) for question in asked]
+    try:
+        bends = [bend_score(question, n_knots=spec.spline_knots) for question in asked]
+    except StatsError as error:
+        print(f"no spline: {error}")
+if bends:
     fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=68, columns=len(pair))
     for ax, letter, question, (curve, test) in zip(axes, "ab", asked, bends, strict=False):
         words = survival_plan.MEASURED_LABELS[question.item.measured]
-        figures.plot_spline(curve, test, ax=ax, scores=question.chosen.score, cutoff=question.constants.cutoff.value, source=question.item.measured, xlabel=f"{question.item.target}, {words}", title=f"{letter}  {question.item.target}, {words}")
-    run.save_figure(fig, "spline", table=pd.concat([curve.assign(measured=item.measured) for item, (curve, _) in zip(pair, bends, strict=True)]))
-    run.save_table(pd.concat([test.assign(measured=item.measured) for item, (_, test) in zip(pair, bends, strict=True)]), "spline_tests")
+        figures.plot_spline(
+            curve,
+            test,
+            ax=ax,
+            scores=question.chosen.score,
+            cutoff=question.constants.cutoff.value,
+            source=question.item.measured,
+            xlabel=f"{question.item.target}, {words}",
+            title=f"{letter}  {question.item.target}, {words}",
+        )
+    run.save_figure(
+        fig,
+        "spline",
+        table=pd.concat([curve.assign(measured=item.measured) for item, (curve, _) in zip(pair, bends, strict=True)]),
+    )
+    run.save_table(
+        pd.concat([test.assign(measured=item.measured) for item, (_, test) in zip(pair, bends, strict=True)]),
+        "spline_tests",
+    )
 
 # %% [markdown]
 # Where the dashed line stays inside the band, one ratio per SD says it all; where it leaves it, read the curve and not the number.
@@ -201,8 +233,21 @@ groups = [compare_risk_groups(item, cases, scores.table, **options) for item in 
 fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=82, columns=len(pair))
 for ax, letter, item, shown in zip(axes, "ab", pair, groups, strict=False):
     title = f"{letter}  {item.target}, {survival_plan.MEASURED_LABELS[item.measured]}"
-    figures.plot_km(shown.curve, shown.at_risk, ax=ax, test=shown.test, ratio=shown.ratio, cutoff_origin=shown.cutoff.origin, endpoint=ENDPOINT_LABELS[item.endpoint], title=title)
-run.save_figure(fig, "km_primary", table=pd.concat([shown.curve.assign(measured=item.measured) for item, shown in zip(pair, groups, strict=True)]))
+    figures.plot_km(
+        shown.curve,
+        shown.at_risk,
+        ax=ax,
+        test=shown.test,
+        ratio=shown.ratio,
+        cutoff_origin=shown.cutoff.origin,
+        endpoint=ENDPOINT_LABELS[item.endpoint],
+        title=title,
+    )
+run.save_figure(
+    fig,
+    "km_primary",
+    table=pd.concat([shown.curve.assign(measured=item.measured) for item, shown in zip(pair, groups, strict=True)]),
+)
 for item, shown in zip(pair, groups, strict=True):
     run.save_table(shown.at_risk, f"at_risk_{item.measured}")
 
@@ -226,7 +271,9 @@ from helpers.stats.survival import truncate_follow_up
 rng, tried = np.random.default_rng(20261), np.linspace(0.1, 0.9, 17)
 followed = truncate_follow_up(chosen.time, chosen.event, spec.primary_horizon_months)
 scan = scan_cutoffs(*followed, chosen.score, quantiles=tried)
-print(f"median: p = {scan['p'].iloc[8]:.2g}; best of {len(tried)} (at the {100 * scan.loc[scan['p'].idxmin(), 'quantile']:.0f}th percentile): p = {scan['p'].min():.2g}")
+print(
+    f"median: p = {scan['p'].iloc[8]:.2g}; best of {len(tried)} (at the {100 * scan.loc[scan['p'].idxmin(), 'quantile']:.0f}th percentile): p = {scan['p'].min():.2g}"
+)
 
 # %% [markdown]
 # That p-value is flattering, because it pretends that the cut-off had been known.
@@ -236,7 +283,9 @@ print(f"median: p = {scan['p'].iloc[8]:.2g}; best of {len(tried)} (at the {100 *
 corrected = correct_best_cutoff(*followed, chosen.score, quantiles=tried, n_permutations=2000, rng=rng)
 run.save_table(scan, "cutoff_scan")
 run.save_table(corrected, "best_cutoff")
-print(f"the search calls pure noise significant in {100 * corrected['false_alarms'].item():.0f} % of tries, instead of 5 %")
+print(
+    f"the search calls pure noise significant in {100 * corrected['false_alarms'].item():.0f} % of tries, instead of 5 %"
+)
 print(f"honest p-value of the best cut-off: {corrected['corrected_p'].item():.4f} (it cannot be below 1 / 2,001)")
 
 # %% [markdown]
@@ -256,7 +305,23 @@ results = estimate_analyses(analyses, cases, scores.table, covariates=spec.covar
 run.save_table(results, "hazard_ratios", latex=True)
 for row in results[results["note"] != ""].itertuples():
     print(f"not estimated: {row.role} {row.target} ({row.measured}), {row.endpoint}, {row.population}: {row.note}")
-columns = ["role", "target", "measured", "endpoint", "population", "scale", "hazard_ratio", "ci_low", "ci_high", "p", "p_holm", "n", "n_events", "p_proportional", "concordance"]
+columns = [
+    "role",
+    "target",
+    "measured",
+    "endpoint",
+    "population",
+    "scale",
+    "hazard_ratio",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_holm",
+    "n",
+    "n_events",
+    "p_proportional",
+    "concordance",
+]
 results[columns].style.format(precision=3, na_rep="").hide(axis="index")
 
 # %%
@@ -275,9 +340,13 @@ run.save_figure(fig, "hazard_ratios", table=forest)
 # %%
 from helpers.stats.survival_report import estimate_over_partitions
 
-spread = estimate_over_partitions(analyses[0], cases, scores.partitions, quantile=spec.cutoff_quantile)
+spread = estimate_over_partitions(
+    analyses[0], cases, scores.partitions, covariates=spec.covariates, quantile=spec.cutoff_quantile
+)
 run.save_table(spread, "over_partitions")
-print(f"primary hazard ratio over {len(spread)} partition(s) into folds: {spread['hazard_ratio'].min():.3f} to {spread['hazard_ratio'].max():.3f}")
+print(
+    f"primary hazard ratio over {len(spread)} partition(s) into folds: {spread['hazard_ratio'].min():.3f} to {spread['hazard_ratio'].max():.3f}"
+)
 
 # %% [markdown]
 # The patients are the same in every partition; only who trained with whom differs.
@@ -295,7 +364,15 @@ print(f"primary hazard ratio over {len(spread)} partition(s) into folds: {spread
 # %%
 from helpers.stats.survival_report import arrange_models, fit_models
 
-fits, notes = fit_models(analyses[0], cases, scores.table, measured=scores.measured, covariates=spec.covariates, n_imputations=spec.n_imputations, **options)
+fits, notes = fit_models(
+    analyses[0],
+    cases,
+    scores.table,
+    measured=scores.measured,
+    covariates=spec.covariates,
+    n_imputations=spec.n_imputations,
+    **options,
+)
 for source, note in notes.items():
     print(f"{source}: {note}")
 for source, fit in fits.items():
@@ -305,7 +382,9 @@ for source, fit in fits.items():
 if fits:
     models = arrange_models(fits)
     fig, axes = new_figure(width_mm=183, height_mm=20 + 4.2 * len(models))
-    figures.plot_forest(models, ax=axes[0], xlabel=f"Hazard ratio (95 % CI), {ENDPOINT_LABELS[spec.primary_endpoint].lower()}")
+    figures.plot_forest(
+        models, ax=axes[0], xlabel=f"Hazard ratio (95 % CI), {ENDPOINT_LABELS[spec.primary_endpoint].lower()}"
+    )
     run.save_figure(fig, "uni_and_multivariable", table=models)
 
 # %% [markdown]
@@ -337,7 +416,6 @@ run.save_figure(fig, "other_choices", table=choices)
 # %%
 from IPython.display import display
 
-from helpers.core.errors import StatsError
 from helpers.stats.survival_depth import judge_added_value
 
 added = None
@@ -345,7 +423,24 @@ if spec.prognosis_months and full[0].chosen.covariates is not None:
     try:
         added = judge_added_value(full, horizon=spec.prognosis_months)
         run.save_table(added.table, "added_value", latex=True)
-        shown = added.table.reindex(columns=["model", "concordance", "uno", "auc", "auc_low", "auc_high", "integrated_brier", "slope", "delta_concordance", "delta_low", "delta_high", "lr_p", "n", "n_events"])
+        shown = added.table.reindex(
+            columns=[
+                "model",
+                "concordance",
+                "uno",
+                "auc",
+                "auc_low",
+                "auc_high",
+                "integrated_brier",
+                "slope",
+                "delta_concordance",
+                "delta_low",
+                "delta_high",
+                "lr_p",
+                "n",
+                "n_events",
+            ]
+        )
         display(shown.style.format(precision=3, na_rep="").hide(axis="index"))
     except StatsError as error:
         print(f"not judged: {error}")
@@ -375,9 +470,12 @@ if spec.subgroups:
     inside = compare_subgroups(full[0], names=spec.subgroups)
     run.save_table(inside, "subgroups", latex=True)
     rows = arrange_subgroups(inside)
-    fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
-    figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
-    run.save_figure(fig, "subgroups", table=rows)
+    if rows.empty:
+        print(f"no subgroup of {', '.join(spec.subgroups)} is in the case table")
+    else:
+        fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
+        figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
+        run.save_figure(fig, "subgroups", table=rows)
 
 # %%
 from helpers.stats.survival_depth import arrange_sites, pool_sites
@@ -387,7 +485,9 @@ if spec.pool_by and "site" in cases and full[0].site.nunique() > 1:
     run.save_table(sites, "sites")
     run.save_table(pooled, "sites_pooled")
     rows = arrange_sites(sites, pooled)
-    print(f"{int(sites['log_hr'].notna().sum())} of {len(sites)} sites have the five events that a ratio of their own needs")
+    print(
+        f"{int(sites['log_hr'].notna().sum())} of {len(sites)} sites have the five events that a ratio of their own needs"
+    )
     fig, axes = new_figure(width_mm=183, height_mm=18 + 4.2 * len(rows))
     figures.plot_forest(rows.assign(source=pair[0].measured), ax=axes[0])
     run.save_figure(fig, "sites", table=rows)
@@ -442,9 +542,18 @@ horizons[["analysis", "end", "hazard_ratio", "ci_low", "ci_high", "n", "n_events
 # %%
 from helpers.stats.survival_depth import compare_mean_times
 
-lost = pd.concat([compare_mean_times(ask(item, cases, scores.table, **options), horizons=spec.horizons_months).assign(analysis=item.describe()) for item in suspects])
+lost = pd.concat(
+    [
+        compare_mean_times(ask(item, cases, scores.table, **options), horizons=spec.horizons_months).assign(
+            analysis=item.describe()
+        )
+        for item in suspects
+    ]
+)
 run.save_table(lost, "mean_time_lost")
-lost.reindex(columns=["analysis", "horizon", "group", "reference", "difference", "ci_low", "ci_high", "p", "note"]).round(3)
+lost.reindex(
+    columns=["analysis", "horizon", "group", "reference", "difference", "ci_low", "ci_high", "p", "note"]
+).round(3)
 
 # %% [markdown]
 # ## Death of something else
@@ -458,9 +567,15 @@ from helpers.stats.competing import read_incidence
 from helpers.stats.survival_report import FEWEST_SHOWN, estimate_competing_incidence, plan_ticks
 
 shown_endpoint = spec.competing_endpoint if has_endpoint(cases, str(spec.competing_endpoint)) else None
+curve = None
 if shown_endpoint and has_endpoint(cases, "os"):
-    curve, words = estimate_competing_incidence(cases, shown_endpoint)
-    end = min(plan_ticks(curve.loc[curve["n_at_risk"] >= FEWEST_SHOWN, "time"].max(), cover=False)[-1], 240.0)
+    try:
+        curve, words = estimate_competing_incidence(cases, shown_endpoint)
+    except StatsError as error:
+        print(f"no cumulative incidence: {error}")
+if curve is not None:
+    thick = curve["n_at_risk"] >= min(FEWEST_SHOWN, curve["n_at_risk"].max())
+    end = min(plan_ticks(curve.loc[thick, "time"].max(), cover=False)[-1], 240.0, curve["time"].max())
     fig, axes = new_figure(width_mm=94, height_mm=66)
     figures.plot_incidence(curve, ax=axes[0], endpoint=words, max_months=end)
     run.save_figure(fig, "cumulative_incidence", table=curve)
@@ -471,9 +586,18 @@ from helpers.stats.survival_depth import estimate_competing_ratios
 
 if shown_endpoint and has_endpoint(cases, "os"):
     causes = [replace(item, endpoint=shown_endpoint, horizon_months=None, adjustment="none") for item in pair]
-    both = pd.concat([estimate_competing_ratios(ask(item, cases, scores.table, **options)).assign(measured=item.measured) for item in causes])
+    both = pd.concat(
+        [
+            estimate_competing_ratios(ask(item, cases, scores.table, **options)).assign(measured=item.measured)
+            for item in causes
+        ]
+    )
     run.save_table(both, "competing_ratios", latex=True)
-    display(both[["measured", "cause", "label", "hazard_ratio", "ci_low", "ci_high", "n_events", "note"]].style.format(precision=3, na_rep="").hide(axis="index"))
+    display(
+        both[["measured", "cause", "label", "hazard_ratio", "ci_low", "ci_high", "n_events", "note"]]
+        .style.format(precision=3, na_rep="")
+        .hide(axis="index")
+    )
 
 # %% [markdown]
 # For a patient's prognosis the solid curve is the honest one, and so is the ratio of Fine and Gray, which says how the score moves it.
@@ -490,10 +614,18 @@ if shown_endpoint and has_endpoint(cases, "os"):
 from helpers.stats.survival_depth import describe_power, estimate_own_power
 from helpers.stats.survival_scores import correlate_measurements
 
-correlations = {name: correlate_measurements(scores.table, target=name, case_ids=chosen.case_id) for name in spec.targets}
-if spec.power_ratios:
-    reading = correlations[spec.primary_target] if "image" in scores.measured else 1.0
-    power, needs = estimate_own_power(full[0], ratios=spec.power_ratios, correlation=max(reading, 0.0), n_simulations=spec.n_power)
+correlations = {
+    name: correlate_measurements(scores.table, target=name, case_ids=chosen.case_id) for name in spec.targets
+}
+reading = correlations[spec.primary_target] if "image" in scores.measured else 1.0
+if spec.power_ratios and np.isnan(reading):
+    print(
+        "no power: hardly any case has an image score beside its RNA, so nobody knows how well the one reads the other"
+    )
+elif spec.power_ratios:
+    power, needs = estimate_own_power(
+        full[0], ratios=spec.power_ratios, correlation=max(reading, 0.0), n_simulations=spec.n_power
+    )
     run.save_table(power, "power")
     run.save_table(needs, "power_needs")
     print(describe_power(power, needs))
@@ -511,7 +643,9 @@ assert primary["n"] + primary["n_lost"] == survival_plan.select_population(cases
 assert (results["ci_low"].dropna() <= results["hazard_ratio"].dropna()).all(), "an interval misses its own estimate"
 for shown in groups:
     assert (shown.at_risk.groupby("group")["n_at_risk"].diff().dropna() <= 0).all(), "the number at risk rises"
-    assert shown.at_risk.loc[shown.at_risk["time"] == 0, "n_at_risk"].sum() == shown.test["n"].sum(), "a case is not drawn"
+    assert shown.at_risk.loc[shown.at_risk["time"] == 0, "n_at_risk"].sum() == shown.test["n"].sum(), (
+        "a case is not drawn"
+    )
 for source, fit in fits.items():
     assert fit["n"].nunique() == 1, f"{source}: uni- and multivariable models rest on different cases"
 assert choices["n"].iloc[0] == len(chosen.case_id), "the other choices rest on other cases"
@@ -545,7 +679,9 @@ if "image" in scores.measured:
     rows += build_published_rows(halves, published)
 for row in rows:
     run.score(**row)
-board = pd.DataFrame(rows).reindex(columns=["id", "quantity", "value", "ci_low", "ci_high", "n", "n_events", "reference", "kind", "holds"])
+board = pd.DataFrame(rows).reindex(
+    columns=["id", "quantity", "value", "ci_low", "ci_high", "n", "n_events", "reference", "kind", "holds"]
+)
 board.style.format(precision=3, na_rep="").hide(axis="index")
 
 # %%

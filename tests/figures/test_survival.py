@@ -278,3 +278,12 @@ def test_a_forest_row_without_counts_leaves_their_cells_empty() -> None:
     )
     ax = figures.plot_forest(rows, ax=new_axes())
     assert "nan" not in "".join(texts(ax, "cell"))
+
+
+def test_a_missing_number_at_risk_is_a_dash_and_a_missing_interval_says_so(cohort: pd.DataFrame) -> None:
+    time, event = cohort["time"], cohort["event"]
+    at_risk = survival.count_at_risk(time, event, at=[0, 48, 96]).astype({"n_at_risk": "Int64"})
+    at_risk.loc[2, "n_at_risk"] = pd.NA
+    ax = figures.plot_km(survival.fit_km(time, event), at_risk, ax=new_axes())
+    assert texts(ax, "at_risk")[-1] == "–"
+    assert figures.format_ratio({"hazard_ratio": 1.2, "ci_low": np.nan, "ci_high": np.nan}) == "1.20 (no interval)"

@@ -129,3 +129,17 @@ def test_the_fast_fit_of_gbsg_equals_r(shared_data: Path) -> None:
     fit = fit_efron(raw["time"].astype(float), raw["cens"] == 1, x)
     assert fit.log_hr[0] == pytest.approx(-0.337202910030339, abs=1e-11)
     assert fit.se[0] == pytest.approx(0.128961753944937, abs=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(4, 7))
+def test_a_term_that_no_survivor_has_is_refused_and_not_given_an_error_of_millions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(20, 200))
+    time, x = rng.exponential(10, n), (rng.random(n) < 0.3).astype(float)
+    event = (rng.random(n) < 0.4) & (x == 1)
+    with pytest.raises(StatsError, match="a term separates events from survivors"):
+        fit_efron(time, event, pd.DataFrame({"x": x}))
+    fit = fit_sorted(sort_cases(time, event, x[:, None]))
+    assert not fit.converged
+    assert np.isnan(fit.log_hr).all()
+    assert estimate_profile_interval(time, event, x) == (-np.inf, np.inf)

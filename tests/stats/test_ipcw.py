@@ -124,3 +124,41 @@ def test_probabilities_of_another_shape_and_missing_risks_are_refused() -> None:
     with pytest.raises(StatsError, match="1 missing, for 120 cases"):
         compute_time_auc(study["time"], study["event"], np.r_[np.nan, study["risk"][1:]], at=AT)
     assert isinstance(compute_time_auc(study["time"], study["event"], study["risk"], at=AT), pd.DataFrame)
+
+
+def test_whoever_is_censored_exactly_at_the_horizon_is_known_to_be_free_there() -> None:
+    rng = np.random.default_rng(6)
+    true, risk = rng.exponential(80, 300), rng.normal(size=300)
+    time, event = np.minimum(true, 60.0), true <= 60
+    probability = rng.uniform(size=(300, 1))
+    brier = compute_brier(time, event, probability, at=[60.0])["brier"].item()
+    assert brier == pytest.approx(np.mean((event - probability[:, 0]) ** 2), abs=1e-12), "nobody was lost: no weights"
+    row = compute_time_auc(time, event, risk, at=[60.0]).iloc[0]
+    assert row["n_free"] == (~event).sum()
+    assert row["auc"] == pytest.approx(np.mean(risk[event][:, None] > risk[~event][None, :]), abs=1e-12)
+
+
+def test_the_brier_score_before_the_first_event_is_that_of_everybody_free() -> None:
+    table = compute_brier([10.0, 20.0, 30.0], [True, True, False], [[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]], at=[5.0, 25.0])
+    assert table["brier"].tolist() == pytest.approx([(0.01 + 0.04 + 0.09) / 3, (0.36 + 0.25 + 0.36) / 3])
+
+
+def test_a_brier_score_beyond_follow_up_is_refused_and_not_made_of_the_events_alone() -> None:
+    study = draw()
+    beyond = float(study["time"].max()) + 1
+    with pytest.raises(StatsError, match="0 of 120 cases are known to be free of the event at"):
+        compute_brier(study["time"], study["event"], study["probability"][:, [0]], at=[beyond])
+    everybody = np.ones(120, dtype=bool)
+    known = compute_brier(study["time"], everybody, study["probability"][:, [0]], at=[beyond])["brier"].item()
+    assert known == pytest.approx(np.mean((1 - study["probability"][:, 0]) ** 2))
+
+
+def test_resamples_whose_weights_are_too_heavy_do_not_take_the_auc_away() -> None:
+    rng = np.random.default_rng(2)
+    time, event, risk = rng.uniform(0, 10, 400), rng.random(400) < 0.1, rng.normal(size=400)
+    late = np.argsort(time)[-10]
+    event[late], last = True, float(time[late])
+    assert 0.02 < compute_censoring_survival(time, event, at=[last])[0] < 0.04, "some resamples fall below 0.02"
+    row = compute_time_auc(time, event, risk, at=[last], n_boot=200, rng=np.random.default_rng(1)).iloc[0]
+    assert np.isfinite(row["auc"])
+    assert np.isnan(row["ci_low"]) or row["ci_low"] <= row["auc"]

@@ -73,3 +73,10 @@ def test_sites_without_an_estimate_are_left_out_and_counted() -> None:
 def test_one_site_is_no_meta_analysis() -> None:
     with pytest.raises(StatsError, match="1 estimates and 1 standard errors, expected at least 2"):
         pool_random_effects([0.3], [0.1])
+
+
+def test_two_sites_that_happen_to_agree_are_no_more_certain_than_their_own_errors() -> None:
+    row = pool_random_effects([0.50, 0.501], [0.5, 0.5]).iloc[0]
+    assert row["se"] == pytest.approx(0.5 / np.sqrt(2))
+    assert row["p"] > 0.2, "neither of the two is anything by itself"
+    assert row["ci_low"] < 0 < row["ci_high"]

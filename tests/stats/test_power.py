@@ -17,6 +17,7 @@ from helpers.stats.power import (
     simulate_outcomes,
     simulate_power,
     tabulate_needs,
+    tabulate_power,
 )
 
 
@@ -114,3 +115,17 @@ def test_a_ratio_of_one_and_an_impossible_correlation_are_refused() -> None:
         count_events_needed(1.0)
     with pytest.raises(StatsError, match=r"correlation 1\.2 and hazard ratio 1\.5"):
         attenuate_ratio(1.5, correlation=1.2)
+
+
+def test_a_reading_without_correlation_finds_what_alpha_allows_and_needs_infinitely_many_events() -> None:
+    assert compute_power(1.0, n_events=100) == pytest.approx(0.05)
+    needs = tabulate_needs(1.65, correlations=[1.0, 0.0], event_share=0.3)
+    assert needs["n_events"].tolist() == [126, np.inf]
+    rng = np.random.default_rng(1)
+    time = rng.exponential(60, 100)
+    table = tabulate_power(
+        describe_follow_up(np.minimum(time, 80), time < 80), n_cases=60, hazard_ratios=[1.65], correlation=0.0,
+        n_simulations=100,
+    )  # fmt: skip
+    assert table["image_ratio"].item() == 1.0
+    assert table["power"].item() < 0.15

@@ -101,3 +101,16 @@ def test_equal_models_do_not_differ() -> None:
     assert compare_repeated_folds(np.zeros(10), test_to_train=0.25)["p"] == 1
     with pytest.raises(StatsError, match="1 fold differences, 0 undefined; at least 2"):
         compare_repeated_folds(np.zeros(1), test_to_train=0.25)
+
+
+def test_equal_differences_have_no_p_value_of_zero() -> None:
+    result = compare_repeated_folds(np.full(5, 0.1), test_to_train=0.25)
+    assert result["difference"] == pytest.approx(0.1)
+    assert all(np.isnan(result[name]) for name in ("t", "p", "ci_low", "ci_high"))
+
+
+def test_a_case_without_a_cluster_joins_no_other() -> None:
+    with pytest.raises(StatsError, match="1 of 4 cases have no cluster"):
+        draw_bootstrap_counts(
+            4, n_boot=2, rng=np.random.default_rng(1), clusters=np.array(["a", "b", None, "a"], dtype=object)
+        )

@@ -500,7 +500,7 @@ def test_the_difference_of_mean_times_is_that_of_the_means_and_its_error_adds_in
 
 
 def test_a_mean_time_beyond_follow_up_is_refused() -> None:
-    time, event = np.array([1.0, 2.0, 3.0, 9.0]), np.array([1, 0, 1, 0], dtype=bool)
+    time, event = np.array([1.0, 2.0, 3.0, 9.0]), np.array([1, 1, 0, 0], dtype=bool)
     with pytest.raises(StatsError, match="nobody in high is followed to 8"):
         survival.compare_rmst(time, event, np.array(["high", "high", "high", "low"]), horizon=8.0)
 
@@ -586,3 +586,77 @@ def test_mean_times_of_gbsg_differ_as_r_s_do(gbsg: pd.DataFrame) -> None:
         1816.48617638 - 1559.76545196, rel=0.1
     )  # R carries both curves on to the last day of all
     assert row["ci_low"] > 0, "hormone therapy buys time"
+
+
+def test_a_score_that_orders_every_event_has_no_hazard_ratio() -> None:
+    for n in (12, 40, 150):
+        rng = np.random.default_rng(n)
+        time = rng.exponential(20, n)
+        event = rng.random(n) < 0.5
+        with pytest.raises(StatsError, match="the partial likelihood has no single maximum"):
+            survival.fit_cox(time, event, pd.DataFrame({"x": -time}))
+
+
+def _sandwich_by_loops(time: np.ndarray, event: np.ndarray, x: np.ndarray, log_hr: float, cluster: np.ndarray) -> float:
+    """Lin and Wei's standard error of one term, Efron's risk sets visited one after the other."""
+    weight, residual, information = np.exp(log_hr * x), np.zeros(x.size), 0.0
+    for moment in np.unique(time[event]):
+        here, dying = time >= moment, (time == moment) & event
+        d = int(dying.sum())
+        for k in range(d):
+            share = weight * (here - (k / d) * dying)
+            share = share / share.sum()
+            mean = float(share @ x)
+            information += float(share @ x**2) - mean**2
+            residual += dying * (x - mean) / d - share * (x - mean)
+    summed = np.bincount(cluster, residual)
+    return float(np.sqrt(summed @ summed) / information)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_robust_errors_know_ties_and_not_the_order_of_the_rows(clustered: bool) -> None:
+    cohort = draw_cohort(120, seed=21)
+    cohort["time"] = np.ceil(cohort["time"] / 12)  # whole years
+    cluster = np.arange(120) % 15 if clustered else np.arange(120)
+    options = {"clusters": cluster} if clustered else {"robust": True}
+    fit = survival.fit_cox(cohort["time"], cohort["event"], cohort[["x"]], **options).iloc[0]
+    arrays = [cohort[name].to_numpy() for name in ("time", "event", "x")]
+    assert fit["se"] == pytest.approx(_sandwich_by_loops(*arrays, fit["log_hr"], cluster), rel=1e-6)
+    order = np.random.default_rng(1).permutation(120)
+    turned = cohort.iloc[order].reset_index(drop=True)
+    options = {"clusters": cluster[order]} if clustered else {"robust": True}
+    again = survival.fit_cox(turned["time"], turned["event"], turned[["x"]], **options).iloc[0]
+    assert again["se"] == pytest.approx(fit["se"], rel=1e-9)
+
+
+def test_a_group_that_is_gone_before_anything_happens_costs_no_degree_of_freedom() -> None:
+    cohort = draw_cohort(80, seed=30)
+    time, event = cohort["time"].to_numpy() + 1.0, cohort["event"].to_numpy(bool)
+    group = np.where(cohort["x"] > 0, "high", "low")
+    two = survival.compare_logrank(time, event, group).iloc[0]
+    with_gone = [np.append(values, more) for values, more in ((time, [0.5] * 5), (event, [False] * 5))]
+    three = survival.compare_logrank(*with_gone, np.append(group, ["gone"] * 5)).iloc[0]
+    assert three["df"] == 1, "as R's survdiff counts"
+    assert three["p"] == pytest.approx(two["p"], rel=1e-9)
+    alone = survival.compare_logrank([0.5, 0.5, 2.0, 3.0], [False, False, True, True], ["a", "a", "b", "b"]).iloc[0]
+    assert (alone["statistic"], alone["p"]) == (0.0, 1.0)
+
+
+def test_a_curve_that_has_reached_zero_is_known_for_ever() -> None:
+    time = np.array([1.0, 2.0, 3.0, 5.0, 9.0, 10.0, 10.0])
+    event = np.array([1, 1, 1, 0, 1, 0, 0], dtype=bool)
+    group = np.array(["high"] * 3 + ["low"] * 4)
+    row = survival.compare_rmst(time, event, group, horizon=8.0).iloc[0]
+    assert row["difference"] == pytest.approx(2.0 - 8.0), "all of 'high' died by 3: a mean of 2"
+
+
+def test_without_two_event_times_proportional_hazards_cannot_be_tested() -> None:
+    rng = np.random.default_rng(31)
+    x, event = pd.DataFrame({"x": rng.normal(size=40)}), np.arange(40) > 25
+    with pytest.raises(StatsError, match="too few events at different times"):
+        survival.check_proportional_hazards(np.repeat([1.0, 2.0], 20), event & (np.arange(40) > 19), x)
+
+
+def test_an_unknown_status_is_named_whatever_stands_for_it() -> None:
+    with pytest.raises(OutcomeError, match="1 of 2 event statuses are neither 0 nor 1"):
+        survival.check_outcomes([1.0, 2.0], pd.array([True, None], dtype="boolean"))

@@ -218,3 +218,55 @@ def test_in_metabric_hazards_are_not_proportional_and_time_lost_says_it_without_
     assert lost["ci_high"] < -11
     curve_test = depth.bend_score(question)[1].set_index("test")
     assert curve_test.loc["curvature", "p"] < 0.01
+
+
+def test_a_site_per_case_leaves_the_other_choices_standing() -> None:
+    cases, scores = draw(120, missing=0.0)
+    asked = depth.ask(ITEM, cases.assign(site=cases["case_id"]), scores, covariates=COVARIATES)
+    table = depth.vary_model(asked, n_imputations=2, n_boot=50).set_index("choice")
+    assert np.isnan(table.loc["stratified by site", "hazard_ratio"])
+    assert "no single maximum" in table.loc["stratified by site", "note"]
+    assert table.drop("stratified by site")["hazard_ratio"].notna().all()
+
+
+def test_resamples_without_an_estimate_are_counted_and_not_dropped() -> None:
+    cases, scores = draw(60, missing=0.0)
+    late = np.sort(np.flatnonzero(cases["rfs_event"]))[4:]
+    cases.loc[late, "rfs_event"] = False
+    image = scores["measured"] == "image"
+    low = scores.loc[image, "score"].to_numpy() < scores.loc[image, "score"].median()
+    cases.loc[low & (cases.index != np.flatnonzero(low & cases["rfs_event"])[0]), "rfs_event"] = False
+    item = replace(ITEM, scale="high_vs_low", horizon_months=None)
+    table = depth.vary_model(depth.ask(item, cases, scores), n_imputations=2, n_boot=100).set_index("choice")
+    row = table.loc["100 bootstraps of cases"]
+    assert np.isnan(row["ci_high"])
+    assert "resamples have no estimate" in row["note"]
+
+
+def test_cases_without_a_site_are_no_site() -> None:
+    cases, scores = draw(200, missing=0.0)
+    cases.loc[:49, "site"] = None
+    sites, _ = depth.pool_sites(depth.ask(ITEM, cases, scores))
+    assert sorted(sites["level"]) == [f"S{k}" for k in range(6)]
+    assert sites["n"].sum() == 150
+
+
+def test_subgroups_that_are_nowhere_leave_nothing_to_draw(question: depth.Question) -> None:
+    table = depth.compare_subgroups(question, names=["her2", "stage"])
+    assert table["note"].tolist() == ["not in the case table"] * 2
+    assert depth.arrange_subgroups(table).empty
+
+
+def test_an_early_time_without_events_does_not_stop_the_judging() -> None:
+    cases, scores = draw(300, missing=0.0)
+    cases["rfs_time_months"] += 12.0
+    cases["os_time_months"] += 12.0
+    asked = [depth.ask(replace(ITEM, measured=name), cases, scores, covariates=COVARIATES) for name in ("image", "rna")]
+    table = depth.judge_added_value(asked, horizon=60.0, n_boot=20).table
+    assert table["integrated_brier"].between(0, 0.25).all()
+    short = [
+        depth.ask(item.item, cases.assign(rfs_time_months=cases["rfs_time_months"].clip(upper=50.0)), scores,
+                  covariates=COVARIATES) for item in asked
+    ]  # fmt: skip
+    with pytest.raises(StatsError, match=r"known to be free of the event at 54 \(longest follow-up 50"):
+        depth.judge_added_value(short, horizon=60.0, n_boot=20)

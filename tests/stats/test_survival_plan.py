@@ -291,3 +291,23 @@ def test_metabric_has_time_zero_kept_and_unknown_status_lost_by_name(
     assert chosen.n_time_zero == 3
     assert list(chosen.losses.values()) == ["rfs: unknown status"]
     assert len(chosen.case_id) + len(chosen.losses) == 1904
+
+
+def test_a_ratio_survives_where_its_drift_cannot_be_tested() -> None:
+    rng = np.random.default_rng(5)
+    cases = pd.DataFrame(
+        {
+            "case_id": [f"C{i}" for i in range(60)],
+            "rfs_time_months": np.repeat([12.0, 24.0], 30),
+            "rfs_event": (np.arange(60) >= 30) & (np.arange(60) % 2 == 0),
+        }
+    )
+    scores = pd.DataFrame({"case_id": cases["case_id"], "split": "development", "target": "prolif11", "measured": "image",
+                           "score": rng.normal(size=60)})  # fmt: skip
+    item = Analysis("primary", "prolif11", "image", "rfs", "all", "per_sd", "none", None)
+    row = plan.estimate_analyses([item], cases, scores, covariates=()).iloc[0]
+    assert row["note"] == ""
+    assert np.isfinite(row["hazard_ratio"])
+    assert np.isnan(row["p_proportional"])
+    adjusted = plan.estimate_analyses([replace(item, adjustment="clinical")], cases, scores, covariates=()).iloc[0]
+    assert "an adjusted analysis without covariates" in adjusted["note"]

@@ -269,3 +269,39 @@ def test_the_truth_of_another_phantom_is_refused(book: Path) -> None:
     paths.write_json({"key": "f" * 64}, truth / "estimands.json")
     with pytest.raises(StatsError, match=r"truth in 'data/cohorts/p' \(key ffffffffffff\) belongs to another phantom"):
         read_truth(provenance.start(SurvivalSpec(), book), correlations={})
+
+
+def test_an_adjusted_primary_is_adjusted_in_every_partition() -> None:
+    cases, scores = draw_study()
+    item = replace(ITEM, adjustment="clinical")
+    table = report.estimate_over_partitions(item, cases, {0: scores}, covariates=["age_years", "grade"])
+    declared = estimate_analyses([item], cases, scores, covariates=["age_years", "grade"])
+    assert table["hazard_ratio"].item() == declared["hazard_ratio"].item()
+    assert report.estimate_over_partitions(item, cases, {0: scores})["hazard_ratio"].isna().all(), "never unadjusted"
+
+
+def test_another_arm_is_not_cut_where_chapter_03_cut_its_own(book: Path) -> None:
+    cases, _ = draw_study(40)
+    spec = SurvivalSpec(targets=["prolif11"], prediction_arm="clinical_only")
+    loaded = load_scores(spec, provenance.start(spec, book), cases)
+    assert loaded.cutoffs == {}, "0.25 is the ridge's"
+    assert "arm clinical_only, partition 0 of 1" in loaded.origin, "the other partition holds no such arm"
+
+
+def test_beyond_the_horizon_nobody_is_said_to_have_left() -> None:
+    cases, scores = draw_study()
+    at_risk = report.compare_risk_groups(replace(ITEM, horizon_months=66.0), cases, scores).at_risk
+    assert at_risk["time"].max() == 72
+    assert at_risk.loc[at_risk["time"] == 72, "n_at_risk"].isna().all(), "follow-up was ended at 66 months, by us"
+    assert at_risk.loc[at_risk["time"] <= 60, "n_at_risk"].notna().all()
+
+
+def test_the_partitions_of_a_text_table_are_numbers(book: Path, tmp_path: Path) -> None:
+    cases, _ = draw_study(40)
+    theirs = tmp_path / "theirs.csv"
+    one = pd.DataFrame({"case_id": cases["case_id"], "target": "prolif11", "y_pred": 1.0})
+    paths.write_table(pd.concat([one.assign(repeat=0), one.assign(repeat=1, y_pred=2.0)]), theirs)
+    spec = SurvivalSpec(targets=["prolif11"], predictions_path=str(theirs))
+    loaded = load_scores(spec, provenance.start(spec, book), cases)
+    assert sorted(loaded.partitions) == [0, 1]
+    assert loaded.table["score"].eq(1.0).all()

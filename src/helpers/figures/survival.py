@@ -53,10 +53,12 @@ def format_ratio(row: "pd.Series | dict[str, Any]") -> str:
     Returns
     -------
     str
-        '1.54 (1.35–1.77)', or 'not estimable'.
+        '1.54 (1.35–1.77)', '1.54 (no interval)', or 'not estimable'.
     """
     if pd.isna(row["hazard_ratio"]):
         return "not estimable"
+    if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
+        return f"{row['hazard_ratio']:.2f} (no interval)"
     return f"{row['hazard_ratio']:.2f} ({row['ci_low']:.2f}–{row['ci_high']:.2f})"
 
 
@@ -79,7 +81,8 @@ def plot_km(
     curve : DataFrame
         From `fit_km`, time in months.
     at_risk : DataFrame
-        From `count_at_risk`, time in months; its times are the ticks, and the counts are those just before each.
+        From `count_at_risk`, time in months; its times are the ticks, and the counts are those just before each; a dash
+        where one is missing.
     ax : Axes
     test : DataFrame, optional
         From `compare_logrank`; gives n and events of each group and the p-value.
@@ -163,10 +166,11 @@ def _write_at_risk(ax: "Axes", at_risk: pd.DataFrame, groups: Sequence[object], 
             ha="right", va="center", color=colour, fontsize=6, fontweight="bold",
         )  # fmt: skip
         for entry in at_risk[at_risk["group"] == group].itertuples():
+            number = "–" if pd.isna(entry.n_at_risk) else f"{entry.n_at_risk:d}"
             ax.annotate(
-                f"{entry.n_at_risk:d}", (entry.time / scale, 0), xycoords=("data", "axes fraction"),
-                xytext=(0, top - row * ROW_PT), textcoords="offset points", ha="center", va="center", fontsize=6,
-                color=colour, gid="at_risk", annotation_clip=False,
+                number, (entry.time / scale, 0), xycoords=("data", "axes fraction"), xytext=(0, top - row * ROW_PT),
+                textcoords="offset points", ha="center", va="center", fontsize=6, color=colour, gid="at_risk",
+                annotation_clip=False,
             )  # fmt: skip
 
 
@@ -665,7 +669,8 @@ def plot_power(power: pd.DataFrame, needs: pd.DataFrame, *, axes: Sequence["Axes
     left.set_ylabel("Power in this cohort (%)")
     left.legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), ncols=2, borderaxespad=0)
     _write_title(left, "a  Could this cohort have found it?", [f"{power['mean_events'].mean():.0f} events on average"])
-    for (ratio, rows), colour in zip(needs.groupby("rna_ratio"), SEQUENCE, strict=False):
+    finite = needs[needs["n_events"] < float("inf")]  # at a correlation of 0 no number of events is enough
+    for (ratio, rows), colour in zip(finite.groupby("rna_ratio"), SEQUENCE, strict=False):
         right.plot(
             rows["correlation"], rows["n_events"], color=colour, marker="o", ms=3, lw=1.0, label=f"RNA {ratio:g}"
         )

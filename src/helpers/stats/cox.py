@@ -11,9 +11,12 @@ from numpy.typing import ArrayLike
 
 from helpers.core.errors import StatsError
 from helpers.stats.follow_up import Z95, Bools, Floats, check_groups, truncate_follow_up
+from helpers.stats.partial_likelihood import compute_score_residuals
 
 SEPARATED_SE = 30.0
 """A standard error of log HR per SD of the covariate beyond this means that no finite estimate exists."""
+LEVEL = 1e-3
+"""A fit whose next Newton step is longer than this many standard errors has not reached the maximum."""
 Scale = Literal["per_sd", "per_unit", "high_vs_low"]
 
 
@@ -80,14 +83,17 @@ def fit_cox(
     times, events = truncate_follow_up(time, event, horizon)
     design = check_covariates(covariates, events)
     frame = design.set_axis([f"x{i}" for i in range(design.shape[1])], axis=1).assign(time=times, event=events)
-    options: dict[str, Any] = {"robust": robust}
-    if strata is not None:
-        frame["stratum"] = check_groups(strata, times.size)
-        options["strata"] = ["stratum"]
-    if clusters is not None:
-        frame["cluster"] = check_groups(clusters, times.size)
-        options["cluster_col"] = "cluster"
-    summary, log_likelihood = _run_newton(frame, list(design.columns), penalizer=penalizer, options=options)
+    layers = None if strata is None else np.unique(check_groups(strata, times.size), return_inverse=True)[1]
+    if layers is not None:
+        frame["stratum"] = layers
+    terms = list(map(str, design.columns))
+    log_hr, covariance, log_likelihood = _run_newton(frame, terms, penalizer=penalizer)
+    residual = compute_score_residuals(times, events, design.to_numpy(), log_hr=log_hr, strata=layers)
+    if penalizer == 0:
+        _check_level(residual, covariance, terms=terms, event=events)
+    if robust or clusters is not None:
+        covariance = _sandwich(covariance, residual, clusters)
+    summary = summarize_log_ratios(list(design.columns), log_hr, np.sqrt(np.diag(covariance)))
     n_events = int(events.sum())
     return summary.assign(
         n=times.size, n_events=n_events, events_per_term=n_events / len(summary), log_likelihood=log_likelihood
@@ -131,28 +137,50 @@ def check_covariates(covariates: pd.DataFrame, events: Bools) -> pd.DataFrame:
     return design
 
 
-def _run_newton(
-    frame: pd.DataFrame, terms: list[str], *, penalizer: float, options: dict[str, Any]
-) -> tuple[pd.DataFrame, float]:
+def _sandwich(covariance: Floats, residual: Floats, clusters: ArrayLike | None) -> Floats:
+    """Return Lin and Wei's covariance, the score summed within clusters where there are any."""
+    if clusters is not None:
+        codes = np.unique(check_groups(clusters, len(residual)), return_inverse=True)[1]
+        summed = np.zeros((codes.max() + 1, residual.shape[1]))
+        np.add.at(summed, codes, residual)
+        residual = summed
+    robust: Floats = covariance @ (residual.T @ residual) @ covariance
+    return robust
+
+
+def _run_newton(frame: pd.DataFrame, terms: list[str], *, penalizer: float) -> tuple[Floats, Floats, float]:
+    """Return log hazard ratios, their model-based covariance and the log likelihood."""
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
 
     fitter = CoxPHFitter(penalizer=penalizer)
+    strata = ["stratum"] if "stratum" in frame else None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # separation is judged below, by the estimate itself
-            fitter.fit(frame, "time", "event", fit_options={"precision": 1e-13}, **options)
+            warnings.simplefilter("ignore")  # separation is judged by the estimate itself, here and in `_check_level`
+            fitter.fit(frame, "time", "event", strata=strata, fit_options={"precision": 1e-13})
     except (ConvergenceError, np.linalg.LinAlgError) as error:
-        msg = (
-            f"StatsError: no Cox model of {', '.join(terms)} for {len(frame)} cases with {int(frame['event'].sum())} "
-            "events: the partial likelihood has no single maximum. Two terms may say the same thing, or one may "
-            "separate events from survivors: leave it out, widen the horizon, or give a penalizer."
-        )
-        raise StatsError(msg) from error
+        raise StatsError(_describe_no_maximum(terms, frame["event"])) from error
     names = [f"x{i}" for i in range(len(terms))]
-    log_hr, se = fitter.params_[names].to_numpy(), fitter.standard_errors_[names].to_numpy()
+    log_hr, covariance = fitter.params_[names].to_numpy(), fitter.variance_matrix_.loc[names, names].to_numpy()
+    se = np.sqrt(np.diag(covariance))
     _check_finite(log_hr, se, spread=frame[names].std().to_numpy(), terms=terms, n_events=int(frame["event"].sum()))
-    return summarize_log_ratios(terms, log_hr, se), float(fitter.log_likelihood_)
+    return log_hr, covariance, float(fitter.log_likelihood_)
+
+
+def _describe_no_maximum(terms: list[str], event: Any) -> str:
+    return (
+        f"StatsError: no Cox model of {', '.join(terms)} for {len(event)} cases with {int(np.sum(event))} events: the "
+        "partial likelihood has no single maximum. Two terms may say the same thing, or one may separate events from "
+        "survivors: leave it out, widen the horizon, or give a penalizer."
+    )
+
+
+def _check_level(residual: Floats, covariance: Floats, *, terms: list[str], event: Bools) -> None:
+    """Refuse a point at which the likelihood still climbs: lifelines gives up with a warning and returns it."""
+    step = covariance @ residual.sum(axis=0)
+    if (np.abs(step) > LEVEL * np.sqrt(np.diag(covariance))).any():
+        raise StatsError(_describe_no_maximum(terms, event))
 
 
 def _check_finite(log_hr: Floats, se: Floats, *, spread: Floats, terms: list[str], n_events: int) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from helpers.core.errors import StatsError
-from helpers.stats.cox import check_covariates
+from helpers.stats.cox import SEPARATED_SE, check_covariates
 from helpers.stats.follow_up import Bools, Floats, check_groups, truncate_follow_up
 from helpers.stats.resampling import draw_bootstrap_counts
 
@@ -188,10 +188,11 @@ def fit_sorted(
     value, score, information = _evaluate(risk, beta)
     null, first = (value, float(score @ np.linalg.pinv(information) @ score)) if start is None else (np.nan, np.nan)
     beta, value, information, converged = _climb(risk, beta, (value, score, information), ridge, tolerance=tolerance)
-    if not converged:
+    inverse = np.linalg.inv(information + np.diag(ridge)) if converged else np.diag(np.full(beta.size, np.nan))
+    variance = np.diag(inverse)
+    if not ((variance > 0) & (variance <= SEPARATED_SE**2)).all():  # the likelihood has become level
         nothing = np.full(beta.size, np.nan)
         return NewtonFit(nothing, np.diag(nothing), np.nan, null, first, converged=False, df=np.nan)
-    inverse = np.linalg.inv(information + np.diag(ridge))
     scale = 1.0 / cases.spread
     df = float(np.trace(information @ inverse))
     return NewtonFit(beta * scale, inverse * np.outer(scale, scale), value, null, first, converged=True, df=df)

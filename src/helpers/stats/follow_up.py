@@ -51,7 +51,7 @@ def check_outcomes(time: ArrayLike, event: ArrayLike) -> tuple[Floats, Bools]:
 
 
 def _check_events(statuses: NDArray[Any]) -> Bools:
-    known = np.array([value in (0, 1) for value in statuses.tolist()], dtype=bool)
+    known = np.array([value is not pd.NA and value in (0, 1) for value in statuses.tolist()], dtype=bool)
     if not known.all():
         first = int(np.flatnonzero(~known)[0])
         msg = (

@@ -60,6 +60,23 @@ def _weigh_events(times: Floats, events: Bools, until: float) -> Floats:
     return np.where(here, 1.0 / np.maximum(g, 1e-12), 0.0)
 
 
+def find_free(time: Floats, event: Bools, *, at: float) -> Bools:
+    """Say who is known to be free of the event at a time: followed beyond it, or censored just then.
+
+    Parameters
+    ----------
+    time : ndarray, (n_cases,)
+    event : ndarray, (n_cases,), bool
+    at : float
+
+    Returns
+    -------
+    ndarray, (n_cases,), bool
+        Whoever is among them has not been censored before `at`, so their weight is 1 / G(at−).
+    """
+    return (time > at) | ((time == at) & ~event)
+
+
 def compute_uno_concordance(time: ArrayLike, event: ArrayLike, risk: ArrayLike, *, horizon: float) -> pd.DataFrame:
     """Compute Uno's concordance up to a horizon: Harrell's pairs, weighted so that censoring does not choose them.
 
@@ -200,7 +217,8 @@ def compute_time_auc(
     Returns
     -------
     DataFrame
-        time, auc, ci_low, ci_high (percentile bootstrap), n_events (by t), n_free (beyond t).
+        time, auc, ci_low, ci_high (percentile bootstrap; missing where more than a tenth of the resamples have no
+        AUC), n_events (by t), n_free (known to be free at t).
 
     References
     ----------
@@ -215,9 +233,9 @@ def compute_time_auc(
         if n_boot and rng is not None:
             draws = [rng.integers(0, times.size, times.size) for _ in range(n_boot)]
             low, high = compute_percentile_interval(
-                np.array([_compute_auc(times[d], events[d], values[d], moment) for d in draws])
+                np.array([_resample_auc(times[d], events[d], values[d], moment) for d in draws])
             )
-        counts = int((events & (times <= moment)).sum()), int((times > moment).sum())
+        counts = int((events & (times <= moment)).sum()), int(find_free(times, events, at=moment).sum())
         rows.append((float(moment), value, low, high, *counts))
     return pd.DataFrame(rows, columns=["time", "auc", "ci_low", "ci_high", "n_events", "n_free"])
 
@@ -225,12 +243,20 @@ def compute_time_auc(
 def _compute_auc(times: Floats, events: Bools, risk: Floats, moment: float) -> float:
     """Return the weighted share of (event by t, free at t) pairs in the right order; ties count one half."""
     weight = _weigh_events(times, events, moment)
-    ill, free = weight > 0, np.sort(risk[times > moment])
+    ill, free = weight > 0, np.sort(risk[find_free(times, events, at=moment)])
     if not free.size:
         return float("nan")
     below = np.searchsorted(free, risk[ill], side="left")
     equal = np.searchsorted(free, risk[ill], side="right") - below
     return float(np.average((below + 0.5 * equal) / free.size, weights=weight[ill]))
+
+
+def _resample_auc(times: Floats, events: Bools, risk: Floats, moment: float) -> float:
+    """Return the AUC of a resample; missing where it has no event by then, or weights that are too heavy."""
+    try:
+        return _compute_auc(times, events, risk, moment)
+    except StatsError:
+        return float("nan")
 
 
 def compute_brier(time: ArrayLike, event: ArrayLike, probability: ArrayLike, *, at: Sequence[float]) -> pd.DataFrame:
@@ -248,6 +274,11 @@ def compute_brier(time: ArrayLike, event: ArrayLike, probability: ArrayLike, *, 
     -------
     DataFrame
         time, brier, integrated (the mean up to that time by the trapezoid rule, from the first time on).
+
+    Raises
+    ------
+    StatsError
+        When shapes differ, or hardly anybody is followed to one of the times.
 
     References
     ----------
@@ -270,11 +301,19 @@ def compute_brier(time: ArrayLike, event: ArrayLike, probability: ArrayLike, *, 
 
 
 def _score_brier(times: Floats, events: Bools, predicted: Floats, moment: float) -> float:
-    weight = _weigh_events(times, events, moment)
-    free = times > moment
-    # who is free at t is uncensored at t, not just before it
-    still = float(compute_censoring_survival(times, events, at=[np.nextafter(moment, np.inf)])[0])
-    errors = weight * (1 - predicted) ** 2 + np.where(free, predicted**2 / max(still, 1e-12), 0.0)
+    free = find_free(times, events, at=moment)
+    still = float(compute_censoring_survival(times, events, at=[moment])[0])
+    unknown = not free.any() and not events[times == times.max()].all()
+    if unknown or (free.any() and still < SMALLEST):
+        msg = (
+            f"StatsError: {int(free.sum())} of {times.size} cases are known to be free of the event at {moment:g} "
+            f"(longest follow-up {times.max():g}, chance of still being followed {still:.3f}, expected at least "
+            f"{SMALLEST}). Choose an earlier horizon."
+        )
+        raise StatsError(msg)
+    happened = (events & (times <= moment)).any()
+    weight = _weigh_events(times, events, moment) if happened else np.zeros(times.size)
+    errors = weight * (1 - predicted) ** 2 + np.where(free, predicted**2 / max(still, SMALLEST), 0.0)
     return float(errors.mean())
 
 

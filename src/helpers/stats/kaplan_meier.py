@@ -191,7 +191,7 @@ def estimate_rmst(time: ArrayLike, event: ArrayLike, *, horizon: float, group: A
 
 
 def compare_rmst(time: ArrayLike, event: ArrayLike, group: ArrayLike, *, horizon: float) -> pd.DataFrame:
-    """Compare the restricted mean survival time of groups with that of the first: event-free time lost by a horizon.
+    """Compare the restricted mean survival time of groups with that of the last: event-free time lost by a horizon.
 
     Parameters
     ----------
@@ -210,14 +210,16 @@ def compare_rmst(time: ArrayLike, event: ArrayLike, group: ArrayLike, *, horizon
     Raises
     ------
     StatsError
-        When there is only one group, or a group is not followed to the horizon.
+        When there is only one group, or the curve of a group is not known up to the horizon: it ends above 0 before.
     """
     from scipy.stats import norm
 
     times, events = check_outcomes(time, event)
     labels = check_groups(group, times.size)
     _check_comparable(labels, events)
-    short = [str(name) for name in np.unique(labels) if times[labels == name].max() < horizon]
+    short = [
+        str(name) for name in np.unique(labels) if _ends_early(times[labels == name], events[labels == name], horizon)
+    ]
     if short:
         msg = (
             f"StatsError: nobody in {', '.join(short)} is followed to {horizon:g}, so the mean time up to there is not "
@@ -236,6 +238,11 @@ def compare_rmst(time: ArrayLike, event: ArrayLike, group: ArrayLike, *, horizon
             "n": others["n"] + reference["n"], "n_events": others["n_events"] + reference["n_events"],
         }
     )  # fmt: skip
+
+
+def _ends_early(time: Floats, event: Bools, horizon: float) -> bool:
+    """Say whether a curve ends before a horizon, and not at 0."""
+    return bool(time.max() < horizon and not event[time == time.max()].all())
 
 
 def _integrate_curve(curve: pd.DataFrame, horizon: float) -> tuple[float, float]:
@@ -264,7 +271,8 @@ def compare_logrank(
     Returns
     -------
     DataFrame
-        One row per group: group, n, n_events, expected, and (equal in every row) statistic, df, p.
+        One row per group: group, n, n_events, expected, and (equal in every row) statistic, df (groups that are at risk
+        at an event, less one), p.
 
     Raises
     ------
@@ -288,10 +296,12 @@ def compare_logrank(
         more, spread = _sum_logrank(times[mine], events[mine], members[mine])
         expected, covariance = expected + more, covariance + spread
     observed = members[events].sum(axis=0)
-    excess = (observed - expected)[:-1]
-    statistic = float(excess @ np.linalg.lstsq(covariance[:-1, :-1], excess, rcond=None)[0])
+    seen = np.flatnonzero(expected > 0)  # a group that is never at risk when something happens says nothing
+    excess, df = (observed - expected)[seen][:-1], seen.size - 1
+    spread = covariance[np.ix_(seen, seen)][:-1, :-1]
+    statistic = float(excess @ np.linalg.lstsq(spread, excess, rcond=None)[0]) if df else 0.0
     counts = {"group": names, "n": members.sum(axis=0).astype(int), "n_events": observed.astype(int)}
-    test = {"statistic": statistic, "df": names.size - 1, "p": float(chi2.sf(statistic, names.size - 1))}
+    test = {"statistic": statistic, "df": df, "p": float(chi2.sf(statistic, df)) if df else 1.0}
     return pd.DataFrame(counts | {"expected": expected} | test)
 
 

@@ -16,6 +16,10 @@ FEWEST_STUDIES: Final = 2
 def pool_random_effects(estimate: ArrayLike, se: ArrayLike, *, method: Method = "reml") -> pd.DataFrame:
     """Pool estimates of several sites, with Hartung and Knapp's interval.
 
+    Few sites that happen to agree would give that interval next to no width (two ratios of 0.50 and 0.51, each with a
+    standard error of 0.5: ± 0.06), so its standard error is never below the one that the sites' own errors imply: the
+    modification of Knapp and Hartung 2003.
+
     Parameters
     ----------
     estimate : array_like, (n_sites,)
@@ -39,7 +43,8 @@ def pool_random_effects(estimate: ArrayLike, se: ArrayLike, *, method: Method = 
     References
     ----------
     DerSimonian and Laird 1986, Control Clin Trials 7:177. Viechtbauer 2005, J Educ Behav Stat 30:261 (REML). Hartung
-    and Knapp 2001, Stat Med 20:3875. Higgins, Thompson and Spiegelhalter 2009, J R Stat Soc A 172:137.
+    and Knapp 2001, Stat Med 20:3875. Knapp and Hartung 2003, Stat Med 22:2693 (modification). Higgins, Thompson and
+    Spiegelhalter 2009, J R Stat Soc A 172:137.
     """
     y, v = _check_studies(estimate, se)
     q, tau2 = _compute_moments(y, v)
@@ -47,7 +52,8 @@ def pool_random_effects(estimate: ArrayLike, se: ArrayLike, *, method: Method = 
     weight = 1 / (v + tau2)
     mean = float(np.average(y, weights=weight))
     k = y.size
-    spread = float(np.sqrt(np.sum(weight * (y - mean) ** 2) / ((k - 1) * weight.sum())))
+    scatter = float(np.sum(weight * (y - mean) ** 2) / (k - 1))
+    spread = float(np.sqrt(max(scatter, 1.0) / weight.sum()))
     row = {"estimate": mean, "se": spread} | _bound(mean, spread, k, tau2, plain=float(1 / weight.sum()))
     return pd.DataFrame([row | _describe_heterogeneity(q, k, tau2, v) | {"n_sites": k}])
 
@@ -89,7 +95,7 @@ def _bound(mean: float, spread: float, k: int, tau2: float, *, plain: float) -> 
     from scipy.stats import t as student
 
     half = float(student.ppf(0.975, k - 1)) * spread
-    p = float(2 * student.sf(abs(mean / spread), k - 1)) if spread > 0 else float("nan")
+    p = float(2 * student.sf(abs(mean / spread), k - 1))
     wide = float(student.ppf(0.975, k - 2)) * np.sqrt(tau2 + plain) if k > FEWEST_STUDIES else float("nan")
     bounds = {"ci_low": mean - half, "ci_high": mean + half, "p": p}
     return bounds | {"prediction_low": float(mean - wide), "prediction_high": float(mean + wide)}

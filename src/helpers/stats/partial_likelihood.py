@@ -71,6 +71,70 @@ def compute_event_moments(
     return EventMoments(row=rows, mean=means, covariance=covariances)
 
 
+def compute_score_residuals(
+    time: Floats,
+    event: NDArray[np.bool_],
+    covariates: Floats,
+    *,
+    log_hr: Floats,
+    strata: NDArray[np.intp] | None = None,
+) -> Floats:
+    """Compute each case's share of the score, ties by Efron: what a robust standard error is made of.
+
+    Tied deaths share their residual alike, so the order of the rows plays no part. lifelines leaves ties out of it:
+    its robust errors change with the order of tied rows.
+
+    Parameters
+    ----------
+    time, event, covariates, log_hr, strata
+        As in `compute_event_moments`.
+
+    Returns
+    -------
+    ndarray, (n_cases, n_terms)
+        Sums to 0 over the cases where `log_hr` is the maximum.
+
+    References
+    ----------
+    Lin and Wei 1989, J Am Stat Assoc 84:1074. Therneau and Grambsch 2000, section 4.2 (score residuals, ties).
+    """
+    strata = np.zeros(time.size, dtype=np.intp) if strata is None else strata
+    residual = np.zeros_like(covariates)
+    for stratum in np.unique(strata):
+        inside = np.flatnonzero(strata == stratum)
+        residual[inside] = _share_score(time[inside], event[inside], covariates[inside], log_hr)
+    return residual
+
+
+def _share_score(time: Floats, event: NDArray[np.bool_], covariates: Floats, log_hr: Floats) -> Floats:
+    times, at = np.unique(time, return_inverse=True)
+    linear = covariates @ log_hr
+    weight = np.exp(linear - linear.max(initial=-np.inf))
+    at_risk = [np.cumsum(sums[::-1], axis=0)[::-1] for sums in _sum_by_time(weight, covariates, at, times.size)[:2]]
+    tied = _sum_by_time(weight * event, covariates, at, times.size)
+    when = np.sort(at[event])
+    fraction = _rank_ties(when)
+    s0 = at_risk[0][when] - fraction * tied[0][when]
+    mean = (at_risk[1][when] - fraction[:, None] * tied[1][when]) / s0[:, None]  # (n_events, n_terms)
+    jump, drift = _spread(1 / s0, mean, when, times.size)
+    own_jump, own_drift = _spread(fraction / s0, mean, when, times.size)  # what a tied death is not at risk for
+    lived = np.cumsum(jump)[at] - own_jump[at] * event
+    drifted = np.cumsum(drift, axis=0)[at] - own_drift[at] * event[:, None]
+    center = (
+        _spread(np.ones(when.size), mean, when, times.size)[1]
+        / np.maximum(np.bincount(when, minlength=times.size), 1)[:, None]
+    )
+    seen = (covariates - center[at]) * event[:, None]
+    return seen - weight[:, None] * (covariates * lived[:, None] - drifted)
+
+
+def _spread(share: Floats, mean: Floats, when: NDArray[np.intp], n_times: int) -> tuple[Floats, Floats]:
+    """Sum shares, and shares of the means, over the deaths at each time."""
+    drift = np.zeros((n_times, mean.shape[1]))
+    np.add.at(drift, when, share[:, None] * mean)
+    return np.bincount(when, share, n_times).astype(np.float64), drift
+
+
 def _walk_stratum(time: Floats, event: NDArray[np.bool_], covariates: Floats, log_hr: Floats) -> EventMoments:
     times, at = np.unique(time, return_inverse=True)
     linear = covariates @ log_hr

@@ -87,7 +87,8 @@ def compute_power(
     """
     from scipy.stats import norm
 
-    _check_design(hazard_ratio, 0.5, alpha, share_high)
+    if hazard_ratio != 1:  # a ratio of 1 is "found" as often as alpha says
+        _check_design(hazard_ratio, 0.5, alpha, share_high)
     variance = share_high * (1 - share_high) if scale == "high_vs_low" else 1.0
     signal = abs(np.log(hazard_ratio)) * np.sqrt(variance * n_events)
     limit = norm.ppf(1 - alpha / 2)
@@ -169,14 +170,14 @@ def tabulate_needs(
     -------
     DataFrame
         correlation, hazard_ratio (the image's), n_events, n_cases (both rounded up), relative (events against those of
-        the RNA itself).
+        the RNA itself); all three infinite at a correlation of 0.
     """
     rows = []
     itself = count_events_needed(hazard_ratio, power=power, scale=scale)
     for correlation in np.asarray(correlations, dtype=np.float64):
         ratio = attenuate_ratio(hazard_ratio, correlation=float(correlation), scale=scale)
-        events = count_events_needed(ratio, power=power, scale=scale)
-        needed = int(np.ceil(events)), int(np.ceil(events / event_share))
+        events = np.inf if ratio == 1 else count_events_needed(ratio, power=power, scale=scale)
+        needed = [np.inf] * 2 if ratio == 1 else [int(np.ceil(events)), int(np.ceil(events / event_share))]
         rows.append((float(correlation), ratio, *needed, events / itself))
     return pd.DataFrame(rows, columns=["correlation", "hazard_ratio", "n_events", "n_cases", "relative"])
 

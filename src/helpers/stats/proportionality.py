@@ -16,6 +16,8 @@ from helpers.stats.kaplan_meier import fit_km
 from helpers.stats.partial_likelihood import compute_event_moments
 
 Transform = Literal["km", "identity", "rank", "log"]
+LEVEL: Final = 1e10
+"""A condition number of the test's information, scaled to correlations, beyond which there is nothing to test."""
 RATIO_COLUMNS: Final = [
     "start", "end", "hazard_ratio", "ci_low", "ci_high", "log_hr", "se", "p", "n", "n_events", "scale", "sd", "cutoff",
     "cutoff_origin", "n_high", "n_events_high", "adjusted_for", "note",
@@ -158,6 +160,11 @@ def check_proportional_hazards(
         term, statistic (chi-squared), df, p; one row per term, then 'GLOBAL'. A small p means that the one hazard
         ratio of a Cox model hides a change over time.
 
+    Raises
+    ------
+    StatsError
+        As `fit_cox`, and when there are too few events at different times to see a drift.
+
     References
     ----------
     Grambsch and Therneau 1994, Biometrika 81:515. Therneau, `cox.zph` of survival 3.0, score test.
@@ -234,7 +241,15 @@ def _test_score(drift: Floats, information: Floats, tested: list[int], n_terms: 
 
     keep = [*range(n_terms), *(n_terms + i for i in tested)]
     score = np.concatenate([np.zeros(n_terms), drift[tested]])
-    statistic = float(score @ np.linalg.solve(information[np.ix_(keep, keep)], score))
+    block = information[np.ix_(keep, keep)]
+    size = np.sqrt(np.diag(block))
+    if not (size > 0).all() or np.linalg.cond(block / np.outer(size, size)) > LEVEL:
+        msg = (
+            "StatsError: too few events at different times to see whether a hazard ratio drifts: the test of "
+            "proportional hazards has no information beyond the ratio itself. Widen the horizon, or report no test."
+        )
+        raise StatsError(msg)
+    statistic = float(score @ np.linalg.solve(block, score))
     return statistic, len(tested), float(chi2.sf(statistic, len(tested)))
 
 

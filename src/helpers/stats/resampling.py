@@ -38,9 +38,13 @@ def draw_bootstrap_counts(
     Raises
     ------
     StatsError
-        When there are fewer than two cases, or than two clusters, to draw from.
+        When there are fewer than two cases, or than two clusters, to draw from, or a case has no cluster.
     """
     codes = np.arange(n_cases) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    if (codes < 0).any():
+        unlabelled = int((codes < 0).sum())
+        msg = f"StatsError: {unlabelled} of {n_cases} cases have no cluster. Label them, or drop them by name."
+        raise StatsError(msg)
     n_units = int(codes.max()) + 1 if n_cases else 0
     if n_units < 2:
         unit = "case" if clusters is None else "cluster"
@@ -175,7 +179,8 @@ def compare_repeated_folds(differences: np.ndarray, *, test_to_train: float, lev
     Returns
     -------
     dict
-        difference (mean), ci_low, ci_high, t, p (two-sided), n (folds).
+        difference (mean), ci_low, ci_high, t, p (two-sided), n (folds). Where all differences are equal and not 0 there
+        is no spread to judge by: t, p and the interval are missing.
 
     Raises
     ------
@@ -195,7 +200,8 @@ def compare_repeated_folds(differences: np.ndarray, *, test_to_train: float, lev
         raise StatsError(msg)
     mean = float(differences.mean())
     error = float(np.sqrt((1 / n + test_to_train) * differences.var(ddof=1)))
-    half = float(student.ppf((1 + level) / 2, n - 1)) * error
-    t = mean / error if error > 0 else float("nan")
-    p = float(2 * student.sf(abs(t), n - 1)) if error > 0 else (1.0 if mean == 0 else 0.0)
+    spread = error > 1e-12 * abs(mean)  # equal differences differ by rounding
+    half = float(student.ppf((1 + level) / 2, n - 1)) * error if spread or mean == 0 else float("nan")
+    t = mean / error if spread else float("nan")
+    p = float(2 * student.sf(abs(t), n - 1)) if spread else (1.0 if mean == 0 else float("nan"))
     return {"difference": mean, "ci_low": mean - half, "ci_high": mean + half, "t": t, "p": p, "n": n}

@@ -20,12 +20,13 @@ from helpers.stats.cox import fit_cox, scale_score
 from helpers.stats.fast_cox import bootstrap_cox, estimate_profile_interval
 from helpers.stats.flexible import fit_spline
 from helpers.stats.follow_up import truncate_follow_up
-from helpers.stats.ipcw import compute_time_auc
+from helpers.stats.ipcw import compute_time_auc, find_free
 from helpers.stats.kaplan_meier import compare_rmst
 from helpers.stats.meta_analysis import pool_ratios
 from helpers.stats.multiplicity import adjust_holm
 from helpers.stats.power import PowerScale, count_events_needed, describe_follow_up, tabulate_needs, tabulate_power
 from helpers.stats.prognosis import Prognosis, calibrate, decide, judge_models
+from helpers.stats.resampling import compute_percentile_interval
 from helpers.stats.subgroups import SUBGROUPS, estimate_by_group, estimate_subgroups
 from helpers.stats.survival_plan import (
     MEASURED_WORDS,
@@ -39,6 +40,8 @@ from helpers.stats.survival_plan import (
 
 FEWEST_CLUSTERS: Final = 10
 """Sites below which a standard error clustered by site is not trustworthy, and is not given."""
+NO_SITE: Final = "site not stated"
+"""Label of the cases without a site: one stratum, or cluster, of their own, and never a site that is pooled."""
 FEWEST_JUDGED: Final = 20
 """Events by the horizon below which a prognosis is not judged: five folds of four events say nothing."""
 COMPOSITE: Final = ("rfs", "pfi_or_death")
@@ -80,8 +83,9 @@ class Question:
 
     @property
     def site(self) -> pd.Series:
-        """Site of each case."""
-        return self.cases.set_index("case_id").loc[self.chosen.case_id, "site"].astype(str).reset_index(drop=True)
+        """Site of each case; cases without one share a label."""
+        sites = self.cases.set_index("case_id").loc[self.chosen.case_id, "site"].reset_index(drop=True)
+        return sites.astype("string").fillna(NO_SITE).astype(str)
 
 
 def ask(
@@ -154,8 +158,9 @@ def vary_model(question: Question, *, n_imputations: int = 10, n_boot: int = 200
     low, high = np.exp(estimate_profile_interval(time, event, question.x))
     rows.append(_name("profile likelihood", {**plain, "ci_low": low, "ci_high": high, "p": np.nan}))
     drawn = bootstrap_cox(time, event, x, n_boot=n_boot, rng=np.random.default_rng(seed))[:, 0]
-    low, high = np.exp(np.nanquantile(drawn, [0.025, 0.975]))
-    rows.append(_name(f"{n_boot} bootstraps of cases", {**plain, "ci_low": low, "ci_high": high, "p": np.nan}))
+    low, high = np.exp(compute_percentile_interval(drawn))
+    note = f"{int(np.isnan(drawn).sum())} resamples have no estimate" if np.isnan(low) else ""
+    rows.append(_name(f"{n_boot} bootstraps of cases", {**plain, "ci_low": low, "ci_high": high, "p": np.nan}, note))
     rows += _vary_sites(question, time, event, x)
     if chosen.covariates is not None:
         rows += _vary_adjustment(question, n_imputations=n_imputations, seed=seed)
@@ -170,11 +175,17 @@ def _vary_sites(question: Question, time: Any, event: Any, x: pd.DataFrame) -> l
     """Return the model stratified by site, and clustered by site where there are enough of them."""
     if "site" not in question.cases or question.site.nunique() < 2:
         return []
-    rows = [_name("stratified by site", fit_cox(time, event, x, strata=question.site).iloc[0])]
     n_sites = question.site.nunique()
+    models: dict[str, dict[str, Any]] = {"stratified by site": {"strata": question.site}}
     if n_sites >= FEWEST_CLUSTERS:
-        clustered = fit_cox(time, event, x, clusters=question.site).iloc[0]
-        rows.append(_name(f"robust, clustered by {n_sites} sites", clustered))
+        models[f"robust, clustered by {n_sites} sites"] = {"clusters": question.site}
+    rows = []
+    for words, options in models.items():
+        try:
+            rows.append(_name(words, fit_cox(time, event, x, **options).iloc[0]))
+        except StatsError as error:
+            empty = dict.fromkeys(RATIO_COLUMNS, np.nan) | {"n": len(x)}
+            rows.append(_name(words, empty, note=str(error)))
     return rows
 
 
@@ -291,7 +302,7 @@ def _read_risk(prognosis: Prognosis, horizon: float) -> np.ndarray:
 
 def _follow_auc(time: np.ndarray, event: np.ndarray, prognosis: Prognosis, grid: list[float]) -> pd.DataFrame:
     """Return the AUC at those times that have events before and cases beyond."""
-    usable = [t for t in grid if (event & (time <= t)).any() and (time > t).any()]
+    usable = [t for t in grid if (event & (time <= t)).any() and find_free(time, event, at=t).any()]
     return compute_time_auc(time, event, prognosis.linear, at=usable)
 
 
@@ -390,7 +401,7 @@ def arrange_subgroups(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        label, heading, and the columns of `table`.
+        label, heading, and the columns of `table`; no row where no subgroup is in the case table.
     """
     rows: list[dict[str, Any]] = []
     for name, group in table[table["level"] != ""].groupby("subgroup", sort=False):
@@ -411,13 +422,14 @@ def pool_sites(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns
     -------
     sites : DataFrame
-        Of `estimate_by_group`, one row per site.
+        Of `estimate_by_group`, one row per site; cases without a site are in none.
     pooled : DataFrame
         Of `pool_ratios`; without rows where fewer than two sites have an estimate.
     """
     chosen = question.chosen
     horizon = question.item.horizon_months
-    sites = estimate_by_group(chosen.time, chosen.event, question.x, question.site.rename("site"), horizon=horizon)
+    known = question.site.where(question.site != NO_SITE).rename("site")
+    sites = estimate_by_group(chosen.time, chosen.event, question.x, known, horizon=horizon)
     if sites["log_hr"].notna().sum() < 2:
         return sites, pd.DataFrame()
     return sites, pool_ratios(sites)

@@ -454,8 +454,8 @@ def estimate_analyses(
     DataFrame
         One row per analysis: its fields, then hazard_ratio, ci_low, ci_high, log_hr, se, p, p_holm (secondary only),
         n, n_events, n_high, n_events_high, events_per_term, cutoff, cutoff_origin, sd, adjusted_for, p_logrank,
-        p_proportional, concordance, concordance_low, concordance_high, n_lost, n_time_zero, and `note`, which says
-        why a ratio is missing.
+        p_proportional (missing where the events are too few to test it), concordance, concordance_low,
+        concordance_high, n_lost, n_time_zero, and `note`, which says why a ratio is missing.
     """
     rows = []
     for item in analyses:
@@ -487,7 +487,13 @@ def _estimate_one(
     quantile: float,
     cutoffs: dict[str, float] | None,
 ) -> dict[str, Any]:
-    chosen = select_cases(cases, scores, item, covariates=covariates if item.adjustment == "clinical" else ())
+    adjusted = item.adjustment == "clinical"
+    if adjusted and not covariates:
+        msg = (
+            "StatsError: an adjusted analysis without covariates would be an unadjusted one. Name some in `covariates`."
+        )
+        raise StatsError(msg)
+    chosen = select_cases(cases, scores, item, covariates=covariates if adjusted else ())
     constants = fit_constants(item, cases, scores, quantile=quantile, cutoffs=cutoffs)
     options: dict[str, Any] = {"scale": item.scale, "cutoff": constants.cutoff, "sd": constants.sd}
     fit = estimate_hazard_ratio(
@@ -504,11 +510,19 @@ def _describe_fit(item: Analysis, chosen: Selection, *, scale: Scale, cutoff: Cu
     x = scale_score(chosen.score, scale=scale, cutoff=cutoff, sd=sd)
     design = pd.concat([pd.DataFrame({"score": x}), chosen.covariates], axis=1)
     horizon = item.horizon_months
-    ph = check_proportional_hazards(chosen.time, chosen.event, design, horizon=horizon)
+    drift = _test_drift(chosen, design, horizon)
     harrell = compute_concordance(chosen.time, chosen.event, chosen.score, horizon=horizon).iloc[0]
-    row = {"p_proportional": ph["p"].iloc[0], "concordance": harrell["concordance"]}
+    row = {"p_proportional": drift, "concordance": harrell["concordance"]}
     row |= {"concordance_low": harrell["ci_low"], "concordance_high": harrell["ci_high"]}
     if scale == "high_vs_low":
         time, event = truncate_follow_up(chosen.time, chosen.event, horizon)
         row["p_logrank"] = compare_logrank(time, event, x)["p"].iloc[0]
     return row
+
+
+def _test_drift(chosen: Selection, design: pd.DataFrame, horizon: float | None) -> float:
+    """Return the p of proportional hazards for the score; missing where too few events say anything about it."""
+    try:
+        return float(check_proportional_hazards(chosen.time, chosen.event, design, horizon=horizon)["p"].iloc[0])
+    except StatsError:
+        return float("nan")

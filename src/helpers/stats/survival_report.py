@@ -39,6 +39,7 @@ INCIDENCE_LABELS = {
     "dss": "Death of the disease",
 }  # fmt: skip
 """What happens in an endpoint once other deaths are set apart."""
+COUNTS = ["n_at_risk", "n_events", "n_censored"]
 FEWEST_SHOWN = 10
 """Without a declared horizon, curves are drawn while each group holds at least this many cases."""
 
@@ -84,7 +85,8 @@ class RiskGroups:
     Parameters
     ----------
     curve, at_risk, test : DataFrame
-        From `fit_km`, `count_at_risk` and `compare_logrank`.
+        From `fit_km`, `count_at_risk` (missing at a tick beyond the horizon, where nobody is looked at) and
+        `compare_logrank`.
     ratio : dict
         Row of `estimate_analyses` for high vs low.
     cutoff : Cutoff
@@ -137,8 +139,11 @@ def compare_risk_groups(
     group = np.where(high == 1, "high", "low")
     ticks = plan_ticks(item.horizon_months or _find_thin_tail(time, group), cover=item.horizon_months is not None)
     ratio = estimate_analyses([grouped], cases, scores, covariates=(), quantile=quantile, cutoffs=cutoffs)
+    at_risk = count_at_risk(time, event, at=ticks, group=group).astype(dict.fromkeys(COUNTS, "Int64"))
+    if item.horizon_months is not None:
+        at_risk.loc[at_risk["time"] > item.horizon_months, COUNTS] = pd.NA  # follow-up was ended, by us
     return RiskGroups(
-        curve=fit_km(time, event, group=group), at_risk=count_at_risk(time, event, at=ticks, group=group),
+        curve=fit_km(time, event, group=group), at_risk=at_risk,
         test=compare_logrank(time, event, group), ratio=ratio.iloc[0].to_dict(), cutoff=constants.cutoff,
     )  # fmt: skip
 
@@ -346,7 +351,12 @@ def follow_ratio(
 
 
 def estimate_over_partitions(
-    item: Analysis, cases: pd.DataFrame, partitions: dict[int, pd.DataFrame], *, quantile: float = 0.5
+    item: Analysis,
+    cases: pd.DataFrame,
+    partitions: dict[int, pd.DataFrame],
+    *,
+    covariates: Sequence[str] = (),
+    quantile: float = 0.5,
 ) -> pd.DataFrame:
     """Estimate one analysis from every repeated partition into folds: how much the hazard ratio owes to the partition.
 
@@ -356,6 +366,8 @@ def estimate_over_partitions(
     cases : DataFrame
     partitions : dict of int to DataFrame
         Scores by partition.
+    covariates : sequence of str
+        Of an adjusted analysis.
     quantile : float
         Of the cut-off, fitted anew on the development cases of each partition.
 
@@ -366,7 +378,9 @@ def estimate_over_partitions(
     """
     kept = ["hazard_ratio", "ci_low", "ci_high", "concordance", "n", "n_events", "note"]
     rows = [
-        estimate_analyses([item], cases, scores, covariates=(), quantile=quantile)[kept].assign(partition=number)
+        estimate_analyses([item], cases, scores, covariates=covariates, quantile=quantile)[kept].assign(
+            partition=number
+        )
         for number, scores in partitions.items()
     ]
     return pd.concat(rows, ignore_index=True)[["partition", *kept]]

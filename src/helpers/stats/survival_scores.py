@@ -35,7 +35,7 @@ class ScoreTable:
     measured : tuple of str
         What the plan is about first: ('image', 'rna'), or ('rna',) where there is no image.
     cutoffs : dict of str to float
-        Cut-offs of the image score that chapter 03 locked, by target.
+        Cut-offs of the image score that chapter 03 locked, by target; empty for another arm than it declares.
     origin : str
         Words for the page.
     partitions : dict of int to DataFrame
@@ -70,15 +70,18 @@ def load_scores(spec: SurvivalSpec, run: Run, cases: pd.DataFrame) -> ScoreTable
     if spec.predictions_path is None:
         folder = run.upstream("03")
         path = folder / "predictions.parquet"
-        arm = arm or (provenance.read_run(folder) or {})["spec"]["arm"]
-        cutoffs = paths.read_json(run.read_input(folder / "thresholds.json"))
+        declared = (provenance.read_run(folder) or {})["spec"]["arm"]
+        arm = arm or declared
+        if arm == declared:  # another arm has another scale: its cut-off is fitted here
+            cutoffs = paths.read_json(run.read_input(folder / "thresholds.json"))
     else:
         path = paths.resolve(spec.predictions_path)
     predictions = read_table(run.read_input(path))
     for case_id in sorted(set(predictions["case_id"]) - set(cases["case_id"])):
         run.lose(case_id, "predicted, but not in the case table")
     known = predictions[predictions["case_id"].isin(cases["case_id"])]
-    repeats = sorted(known["repeat"].unique()) if "repeat" in known else [0]
+    ours = known[known["arm"] == arm] if "arm" in known and arm in set(known["arm"]) else known
+    repeats = sorted(_read_numbers(ours["repeat"]).dropna().unique()) if "repeat" in ours else [0]
     partitions = {
         int(repeat): collect_prediction_scores(known, targets=spec.targets, arm=arm, repeat=repeat)
         for repeat in repeats
