@@ -313,8 +313,15 @@ def make_measure(
     return measure
 
 
+NO_SITE: Final = "not stated"
+"""The site of cases whose table states none: one group for all of them, so that permutations may exchange them."""
+
+
 def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
-    """Return the site of every case; where the cohort states none, every case is a site of its own.
+    """Return the site of every case; cases without one share the group 'not stated'.
+
+    Groups of one case each would let nothing be exchanged: a permutation within them is the data itself, so that every
+    null equals what was observed. Inner folds split a single group by case.
 
     Parameters
     ----------
@@ -327,9 +334,9 @@ def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
         Index `case_id`.
     """
     known = cases.set_index("case_id")
-    if site_column in known and known[site_column].notna().all():
-        return known[site_column].astype(str)
-    return known.index.to_series().astype(str)
+    if site_column not in known:
+        return pd.Series(NO_SITE, index=known.index, dtype=object)
+    return known[site_column].astype(object).where(known[site_column].notna(), NO_SITE).astype(str)
 
 
 def list_absent(cases: pd.DataFrame, *, pooled: pd.Index, expression: pd.Index, splits: pd.DataFrame) -> dict[str, str]:
