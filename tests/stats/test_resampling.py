@@ -30,6 +30,14 @@ def test_cases_of_one_site_are_drawn_together() -> None:
     assert (counts[:, 1] == counts[:, 4]).all()
 
 
+def test_cases_without_a_site_are_a_cluster_of_their_own_and_do_not_follow_another() -> None:
+    site = np.array(["a", None, "b", None], object)
+    counts = draw_bootstrap_counts(4, n_boot=200, rng=np.random.default_rng(1), clusters=site)
+    assert (counts[:, 1] == counts[:, 3]).all()
+    assert (counts[:, 1] != counts[:, 2]).any()
+    assert (counts[:, [0, 1, 2]].sum(axis=1) == 3).all()
+
+
 def test_one_site_cannot_be_resampled() -> None:
     with pytest.raises(StatsError, match=r"a bootstrap over 1 cluster\(s\) has nothing to draw from"):
         draw_bootstrap_counts(5, n_boot=10, rng=np.random.default_rng(1), clusters=np.zeros(5))

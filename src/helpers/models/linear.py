@@ -428,7 +428,7 @@ class RidgeFolds:
         self.cases = pd.Index(features.index[features.index.isin(folds["case_id"])])
         self.table = features
         self.features = features.loc[self.cases].to_numpy(float)
-        self.names = sorted(folds["fold"].unique())
+        self.names = sorted(folds.loc[folds["role"] == "test", "fold"].unique())  # a fold that tests nobody is none
         roles = folds.pivot(index="case_id", columns="fold", values="role").loc[self.cases]
         self.test = [roles[name].eq("test").to_numpy() for name in self.names]
         site = None if groups is None else groups.loc[self.cases].to_numpy()

@@ -28,7 +28,7 @@ def draw_bootstrap_counts(
     n_boot : int
     rng : numpy Generator
     clusters : ndarray, (n_cases,), optional
-        With it, whole clusters (sites) are drawn instead of cases.
+        With it, whole clusters (sites) are drawn instead of cases; those without a name are one cluster.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def draw_bootstrap_counts(
     StatsError
         When there are fewer than two cases, or than two clusters, to draw from.
     """
-    codes = np.arange(n_cases) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    codes = np.arange(n_cases) if clusters is None else pd.factorize(np.asarray(clusters), use_na_sentinel=False)[0]
     n_units = int(codes.max()) + 1 if n_cases else 0
     if n_units < 2:
         unit = "case" if clusters is None else "cluster"
