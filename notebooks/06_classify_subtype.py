@@ -457,7 +457,8 @@ figures.plot_panels(by_panel, ax=axes[0], image=image_alone)
 run.save_figure(fig, "gene_panels", table=by_panel)
 
 # %% [markdown]
-# Where the green line has fallen to the violet one, a slide and a random handful of genes are worth the same, and there the blue and black lines show what a fusion is for.
+# Where the green line has fallen to the violet one, a slide and a random handful of genes are worth the same, and there the orange and light blue lines show what a fusion is for.
+# A model that knows nothing falls *below* chance here: it says the share of its training part, which is lower where the fold that it must predict holds more positives.
 #
 # ## How many tiles
 

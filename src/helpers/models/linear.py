@@ -134,7 +134,7 @@ def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> Rid
     Parameters
     ----------
     features : ndarray, (n, d)
-        NaN counts as the mean of the column; constant columns get weight 0.
+        NaN counts as the mean of the column; columns that are constant, or have no value, get weight 0.
     equal_scale : bool
         Give every feature SD 1. Otherwise all are divided by one number, their root mean square SD, which keeps
         inner products (of kernel features) and yet makes penalties comparable.
@@ -146,17 +146,18 @@ def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> Rid
     Raises
     ------
     ModelError
-        When fewer than 3 cases are given, or a column has no value at all.
+        When fewer than 3 cases are given, or no column has a value.
     """
     features = np.asarray(features, float)
     if len(features) < 3:
         msg = f"ModelError: {len(features)} training cases are too few to fit; at least 3 are needed."
         raise ModelError(msg)
-    empty = np.isnan(features).all(axis=0)
-    if empty.any():
-        msg = f"ModelError: {int(empty.sum())} features have no value in any of the {len(features)} training cases."
+    empty = np.isnan(features).all(axis=0)  # no training site states it: it can tell nothing
+    if empty.all():
+        msg = f"ModelError: none of {len(empty)} features has a value in any of the {len(features)} training cases."
         raise ModelError(msg)
-    mean, scale = np.nanmean(features, axis=0), np.nanstd(features, axis=0)
+    filled = np.where(empty, 0.0, features)
+    mean, scale = np.nanmean(filled, axis=0), np.nanstd(filled, axis=0)
     scale = np.where(scale > 1e-12 * np.maximum(1, np.abs(mean)), scale, np.inf)  # constant: standardises to 0
     if not equal_scale and np.isfinite(scale).any():
         scale = np.where(np.isfinite(scale), np.sqrt(np.mean(scale[np.isfinite(scale)] ** 2)), np.inf)
