@@ -190,6 +190,16 @@ def test_misuse_says_what_was_found() -> None:
         compute_ridge_path(np.full((20, 4), np.nan))
 
 
+def test_a_site_that_holds_almost_everybody_is_split_by_case_instead_of_stopping_the_fit() -> None:
+    rng = np.random.default_rng(5)
+    x, site = rng.normal(size=(32, 4)), np.array(["A"] * 30 + ["C"] * 2)
+    model = fit_ridge(x, x[:, :1] + 0.1 * rng.normal(size=(32, 1)), groups=site)
+    assert np.corrcoef(model.predict(x)[:, 0], x[:, 0])[0, 1] > 0.95
+    assert (plan_inner_folds(32, groups=site) == plan_inner_folds(32)).all()
+    kept = plan_inner_folds(33, groups=np.array(["A"] * 30 + ["C"] * 3))
+    assert len(set(kept[:30])) == 1, "three cases are enough to fit on"
+
+
 def test_a_column_that_no_training_site_states_has_no_say_and_stops_nobody() -> None:
     rng = np.random.default_rng(3)
     site = np.repeat(list("ABC"), 20)

@@ -16,6 +16,8 @@ from helpers.core.errors import ModelError
 ALPHAS = 10.0 ** np.linspace(0, 5, 21)
 """Penalties tried, on standardised features and summed squared error."""
 N_INNER = 5
+MIN_CASES = 3
+"""Training cases below which nothing is fitted."""
 
 Measure = Callable[[pd.Index], pd.DataFrame]
 """Training case ids to targets (index case_id, one column per target): constants come from those cases alone."""
@@ -149,8 +151,8 @@ def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> Rid
         When fewer than 3 cases are given, or no column has a value.
     """
     features = np.asarray(features, float)
-    if len(features) < 3:
-        msg = f"ModelError: {len(features)} training cases are too few to fit; at least 3 are needed."
+    if len(features) < MIN_CASES:
+        msg = f"ModelError: {len(features)} training cases are too few to fit; at least {MIN_CASES} are needed."
         raise ModelError(msg)
     empty = np.isnan(features).all(axis=0)  # no training site states it: it can tell nothing
     if empty.all():
@@ -387,7 +389,8 @@ def plan_inner_folds(n_cases: int, *, groups: np.ndarray | None = None, n_folds:
     ----------
     n_cases : int
     groups : ndarray, (n_cases,), optional
-        With at least two of them, groups stay whole; otherwise every case is its own.
+        With at least two of them, groups stay whole; otherwise every case is its own, as where one group is so large
+        that fewer than 3 cases would be left to fit on.
     n_folds : int
 
     Returns
@@ -404,6 +407,8 @@ def plan_inner_folds(n_cases: int, *, groups: np.ndarray | None = None, n_folds:
     for group in order:
         fold_of[group] = load.argmin()
         load[fold_of[group]] += counts[group]
+    if groups is not None and n_cases - load.max() < MIN_CASES <= n_cases - -(-n_cases // n_folds):
+        return plan_inner_folds(n_cases, n_folds=n_folds)
     return fold_of[codes]
 
 
