@@ -194,11 +194,16 @@ pd.DataFrame({"on its own training cases": flattering, "on held-out sites": hone
 print(inspect.getsource(fit_ridge).split('"""')[0])
 
 # %%
+from helpers.models.arms import RidgeArm
+from helpers.models.linear import describe_penalties
 from helpers.models.study import ArmFolds, Study, predict_arms
 
 study = Study(bags, owners, splits, site, spec.seed, spec.aggregation)
 predictions, fits = predict_arms(study, measure, [spec.arm], workers=workers)
 print(f"declared arm: {spec.arm}, {study.recipes[spec.arm]}")
+if isinstance(study.recipes[spec.arm], RidgeArm):
+    chosen = np.concatenate([part.model.alphas for folds in fits.values() for fit in folds[spec.arm] for part in fit.parts])
+    print(describe_penalties(chosen, alphas=np.array(study.recipes[spec.arm].alphas)))
 predictions.groupby(["target", "split"])[["case_id", "repeat"]].nunique()
 
 # %% tags=["checks"]

@@ -11,6 +11,7 @@ from helpers.core.errors import ModelError
 from helpers.models.linear import (
     RidgeFolds,
     compute_ridge_path,
+    describe_penalties,
     fit_ridge,
     plan_inner_folds,
     predict_by_ensemble,
@@ -188,6 +189,15 @@ def test_misuse_says_what_was_found() -> None:
         fit_ridge(x[:2], y[:2])
     with pytest.raises(ModelError, match="none of 4 features has a value in any of the 20 training cases"):
         compute_ridge_path(np.full((20, 4), np.nan))
+
+
+def test_penalties_at_an_end_of_the_grid_are_told() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(200, 3))
+    labels = np.column_stack([x[:, 0] + 1e-3 * rng.normal(size=200), rng.normal(size=200)])
+    chosen = fit_ridge(x, labels, alphas=10.0 ** np.arange(0, 6)).alphas
+    said = describe_penalties(chosen, alphas=10.0 ** np.arange(0, 6))
+    assert said == "penalties of 2 fits: median 5e+04; 1 at the weak and 1 at the strong end of the grid"
 
 
 def test_a_site_that_holds_almost_everybody_is_split_by_case_instead_of_stopping_the_fit() -> None:

@@ -356,6 +356,26 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
+def describe_penalties(chosen: np.ndarray, *, alphas: np.ndarray = ALPHAS) -> str:
+    """Say how many penalties were chosen at an end of their grid, beyond which none was tried.
+
+    Parameters
+    ----------
+    chosen : ndarray, (n_fits,)
+    alphas : ndarray
+        The grid.
+
+    Returns
+    -------
+    str
+        The strong end says that a label is hardly predicted at all; the weak end that a weaker penalty might do better.
+    """
+    chosen = np.ravel(chosen)
+    weak, strong = (int(np.isclose(chosen, end).sum()) for end in (np.min(alphas), np.max(alphas)))
+    median = f"median {np.median(chosen):.3g}" if len(chosen) else "no fit"
+    return f"penalties of {len(chosen)} fits: {median}; {weak} at the weak and {strong} at the strong end of the grid"
+
+
 def fit_ridge(
     features: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS
 ) -> LinearModel:
