@@ -194,11 +194,16 @@ pd.DataFrame({"on its own training cases": flattering, "on held-out sites": hone
 print(inspect.getsource(fit_ridge).split('"""')[0])
 
 # %%
+from helpers.models.arms import RidgeArm
+from helpers.models.linear import describe_penalties
 from helpers.models.study import ArmFolds, Study, predict_arms
 
 study = Study(bags, owners, splits, site, spec.seed, spec.aggregation)
 predictions, fits = predict_arms(study, measure, [spec.arm], workers=workers)
 print(f"declared arm: {spec.arm}, {study.recipes[spec.arm]}")
+if isinstance(study.recipes[spec.arm], RidgeArm):
+    chosen = np.concatenate([part.model.alphas for folds in fits.values() for fit in folds[spec.arm] for part in fit.parts])
+    print(describe_penalties(chosen, alphas=np.array(study.recipes[spec.arm].alphas)))
 predictions.groupby(["target", "split"])[["case_id", "repeat"]].nunique()
 
 # %% tags=["checks"]
@@ -505,18 +510,21 @@ methods.pivot_table(index=["split", "target"], columns="quantity", values="value
 # ## Where the score comes from
 #
 # A linear score of a mean is the mean of linear scores, so each tile has a score, and the mean of the map *is* the prediction of a case with one slide.
+# The map is drawn by the model that did not see the case (by all five where no fold did).
 # Arms on quantiles or kernels of means score no tile, and attention weighs tiles unequally; the map is then the plain ridge's.
 # That is arithmetic, not localisation: the model was only ever asked about whole tumours, single tiles lie far outside what it was fitted on, and their scores spread accordingly.
 # Chapter 08 asks which maps deserve trust.
 
 # %%
+from helpers.models.expression import find_held_out
 from helpers.models.inputs import locate_tiles
 from helpers.models.tile_scores import find_decisive_tiles, has_tile_scores, score_tiles
 
 ranked = rows.sort_values("y_pred", ascending=False)["case_id"]
 chosen = spec.map_slide or present.set_index("case_id").loc[ranked, "slide_id"].iloc[0]
 bag = read_slide(present.set_index("slide_id")["features_file"][chosen], chosen)
-known = fits[0] | more_fits[0]
+owner = present.set_index("slide_id")["case_id"][chosen]
+known = {name: find_held_out(study, owner, found) for name, found in (fits[0] | more_fits[0]).items()}
 map_arm = next((name for name in (spec.arm, "ridge") if name in known and has_tile_scores(known[name], bag.features)), None)
 located = locate_tiles(bag) if map_arm else None
 print(f"slide {chosen}, coordinates {has[bag.coords_l0 is not None]}: {f'a map by the {map_arm} arm' if located else 'no map'}")
@@ -533,6 +541,9 @@ if located:
     same = (compared["arm"] == map_arm) & (compared["target"] == spec.primary_target) & (compared["repeat"] == 0)
     cutoff = compared.loc[same & (compared["split"] == "development"), "y_pred"].median()
     decisive = find_decisive_tiles(scores, cutoff=cutoff)
+    mine = compared.loc[same & (compared["case_id"] == owner), "y_pred"]
+    if (present["case_id"] == owner).sum() == 1 and len(mine):
+        assert abs(scores.mean() - mine.iloc[0]) < 1e-3, "the mean of the map is not the prediction of the case"
     coords_um, label = located.coords_um[kept], f"tile score, {figures.name_target(spec.primary_target)}{unit}"
     fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
     if located.size_um and run.has_upstream("01"):

@@ -235,7 +235,7 @@ published = read_published(profile=run.profile_dir.name, chapter="05")
 baseline = published[(published["kind"] == "baseline") & published["scoreboard"].str.contains("median")]["value"]
 fig, axes = new_figure(width_mm=183, height_mm=70)
 options = {"reference": float(baseline.iloc[0]), "reference_label": f"median, plain ridge {baseline.iloc[0]:.3f}"} if len(baseline) else {}
-figures.plot_ranked_genes(table, ax=axes[0], named=spec.shown_genes, **options)
+figures.plot_ranked_genes(table, ax=axes[0], level=spec.level, named=spec.shown_genes, **options)
 axes[0].set_title(f"{len(table)} genes, {spec.arm.replace('_', ' ')}: median ρ {table['value'].median():.3f}, n = {table['n'].max()}")
 run.save_figure(fig, "ranked_genes", table=table)
 
@@ -283,7 +283,7 @@ outside = spearman[(spearman["arm"] == spec.arm) & (spearman["split"] != "develo
 beside = outside if len(outside) else spearman[(spearman["arm"] == "ridge")]
 pair_2 = table[["target", "value", "found"]].rename(columns={"value": "x"}).merge(beside[["target", "value"]].rename(columns={"value": "y"}), on="target")
 where = f"{outside['split'].iloc[0].replace('_', ' ')} cases" if len(outside) else "plain ridge, first partition"
-figures.plot_paired_genes(pair_2, ax=axes[1], xlabel=f"{arm_label}, out of fold", ylabel=where, named=spec.shown_genes, title="Filled: found at FDR 5 %")
+figures.plot_paired_genes(pair_2, ax=axes[1], xlabel=f"{arm_label}, out of fold", ylabel=where, named=spec.shown_genes, title=f"Filled: found at FDR {100 * spec.level:g} %")
 run.save_figure(fig, "arms_and_splits", table=pair.merge(pair_2, on="target", suffixes=("_arms", "_splits")))
 
 # %% [markdown]
@@ -315,21 +315,21 @@ print(f"mean |ρ| between genes: measured {np.abs(pair_true.to_numpy()[upper]).m
 # %%
 known = cases.set_index("case_id").loc[development]
 inside = (known["er"].eq("positive") & known["her2"].eq("negative")).to_numpy(bool) if {"er", "her2"} <= set(known) else np.zeros(len(known), bool)
-table["within_p"] = np.nan
+table[["within_p", "within_q"]] = np.nan
 if inside.sum() >= spec.min_stratum and not inside.all():
     strata = np.char.add(groups.astype(str), np.where(inside, " in", " out"))
     within = screen_genes(smoother, measured.iloc[rows].to_numpy(), groups=strata, n_permutations=spec.n_permutations, judged=inside, rng=rng)
     within.insert(0, "target", measured.columns)
     run.save_table(within, "genes_within_erpos_her2neg")
-    table["within_p"] = table["target"].map(within.set_index("target")["p"])
+    table[["within_p", "within_q"]] = within.set_index("target").loc[table["target"], ["p", "q"]].to_numpy()
     both = screen[["target", "value", "found"]].rename(columns={"value": "x"}).merge(within[["target", "value", "q"]].rename(columns={"value": "y"}), on="target")
     fig, axes = new_figure(width_mm=95, height_mm=92)
     figures.plot_paired_genes(both.assign(found=both["q"] <= spec.level), ax=axes[0], xlabel=f"all cases (n = {len(inside)})", ylabel=f"ER+/HER2− only (n = {inside.sum()})", named=spec.shown_genes, title="Screen, filled: found within")
     run.save_figure(fig, "within_erpos_her2neg", table=both)
 run.save_table(table, "genes")
 strong = table[(table["ci_low"] >= 0.3) & table["found"]]
-lasting = strong[strong["within_p"] <= spec.level]
-print(f"{len(strong)} genes with a lower limit of 0.3 or more; {len(lasting)} of them significant among {inside.sum()} ER+/HER2− cases")
+lasting = strong[strong["within_q"] <= spec.level]
+print(f"{len(strong)} genes with a lower limit of 0.3 or more; {len(lasting)} of them found among {inside.sum()} ER+/HER2− cases, FDR {spec.level:.0%}")
 
 # %%
 from helpers.figures import prediction as prediction_figures
@@ -477,7 +477,7 @@ if len(quality):
     nearest = drawn[(drawn["quantity"] == "distance_any") & (drawn["map"] == "value")].assign(map="any", quantity="distance_tiles")
     drawn = pd.concat([drawn, nearest], ignore_index=True).sort_values("target", kind="stable")
     fig, axes = new_figure(width_mm=183, height_mm=24 + 22 * len(genes_judged), columns=2)
-    figures.plot_map_quality(drawn, ax=axes[0], title=f"Hottest fifth of tiles, {judged['slide_id'].nunique()} slides")
+    figures.plot_map_quality(drawn, ax=axes[0], title=f"Hottest {spec.hot_share:.0%} of tiles, {judged['slide_id'].nunique()} slides")
     figures.plot_map_quality(drawn, ax=axes[1], quantity="distance_tiles", chance=0.38, title="Localisation; dotted: a perfect map")
     run.save_figure(fig, "hotspot_quality", table=drawn)
 
@@ -622,7 +622,7 @@ from helpers.stats.gene_tables import build_gene_rows
 paths.write_table(predictions, run.path("predictions.parquet"))
 board = build_gene_rows(performance, arm=spec.arm, shown=spec.shown_genes, label="genes", published=published)
 board.append({"id": "05/structure/genes/oof", "quantity": "agreement of gene-gene correlations", "value": structure, "n": len(development), "kind": "control", "source": "measured against predicted pairs of genes"})
-board.append({"id": "05/found_within_erpos_her2neg/genes/oof", "quantity": "genes with a lower limit of 0.3", "value": len(lasting), "n": int(inside.sum()), "reference": len(strong), "kind": "control", "source": "those without the restriction; within-site permutations among ER+/HER2−"})
+board.append({"id": "05/found_within_erpos_her2neg/genes/oof", "quantity": "genes with a lower limit of 0.3", "value": len(lasting), "n": int(inside.sum()), "reference": len(strong), "kind": "control", "source": f"those without the restriction; within-site permutations among ER+/HER2−, FDR {spec.level:.0%}"})
 for row in compared[(compared["arm"] == spec.arm) & compared["target"].isin(spec.shown_genes) & compared["difference"].ne(0)].itertuples():
     board.append({"id": f"05/difference/{spec.arm}_vs_ridge_{row.target}/oof", "quantity": "paired difference of spearman", "value": row.difference, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n, "reference": 0.0, "kind": "control", "holds": bool(row.difference >= 0), "source": f"the plain ridge on the same folds of {row.n_repeats} partitions, Nadeau-Bengio interval"})
 for source, value in accuracy.items():

@@ -312,14 +312,14 @@ run.save_figure(fig, "differences", table=comparison)
 # ## Curves, and whether a probability may be taken at its word
 
 # %%
-from helpers.stats.classification import compute_curves, compute_reliability
+from helpers.stats.classification import compute_classification, compute_curves, compute_reliability
 
 oof = predictions[(predictions["split"] == "development") & (predictions["repeat"] == 0)]
 drawn = {arm: oof[oof["arm"] == arm] for arm in ("genes_linear", "image_linear", "late_fusion", "cross_attention")}
 curves = {arm: compute_curves(rows["y_true"].to_numpy(), rows["y_pred"].to_numpy()) for arm, rows in drawn.items()}
 both = drawn["cross_attention"]
 bins = compute_reliability(both["y_true"].to_numpy(), both["y_pred"].to_numpy())
-measured = main[main["arm"] == "cross_attention"].set_index("quantity")["value"]
+measured = compute_classification(both["y_true"].to_numpy(), both["y_pred"].to_numpy(), n_boot=0, rng=rng).set_index("quantity")["value"]
 fig, axes = new_figure(width_mm=183, height_mm=66, columns=3)
 figures.plot_curves(curves, axes=axes[:2], chance=float(both["y_true"].mean()))
 words = f"Brier {measured['brier']:.3f}\nECE {measured['ece']:.3f}\nslope {measured['calibration_slope']:.2f}\nintercept {measured['calibration_intercept']:.2f}"
@@ -451,13 +451,15 @@ ordered = list(dict.fromkeys(panel for panel, _, _ in panels))
 by_panel = by_panel.assign(panel=pd.Categorical(by_panel["panel"], ordered)).sort_values(["panel", "draw"])
 by_panel["panel"] = by_panel["panel"].astype(str)
 run.save_table(by_panel, "gene_panels")
-image_alone = main[(main["arm"] == "image_linear") & (main["quantity"] == "roc_auc")]["value"].iloc[0]
+alike = oof[(oof["arm"] == "image_linear") & oof["case_id"].isin(panel_study.cases)]  # the panels' own cases and partition
+image_alone = compute_classification_by(alike, ["arm"], rng=rng).set_index("quantity").loc["roc_auc", "value"]
 fig, axes = new_figure(width_mm=130, height_mm=72)
 figures.plot_panels(by_panel, ax=axes[0], image=image_alone)
 run.save_figure(fig, "gene_panels", table=by_panel)
 
 # %% [markdown]
-# Where the green line has fallen to the violet one, a slide and a random handful of genes are worth the same, and there the blue and black lines show what a fusion is for.
+# Where the green line has fallen to the violet one, a slide and a random handful of genes are worth the same, and there the orange and light blue lines show what a fusion is for.
+# A model that knows nothing falls *below* chance here: it says the share of its training part, which is lower where the fold that it must predict holds more positives.
 #
 # ## How many tiles
 

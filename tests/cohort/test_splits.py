@@ -97,6 +97,20 @@ def test_row_order_of_the_case_table_does_not_move_a_site_between_folds(many_sit
     pd.testing.assert_series_equal(first, second)
 
 
+@pytest.mark.parametrize("site_column", ["site", None])
+def test_row_order_of_the_case_table_changes_no_role_at_all(site_column: str | None) -> None:
+    cases = make_cases((30, 25, 20, 12, 8, 5))
+    options = {"n_folds": 3, "repeats": 2, "seed": 5, "site_column": site_column, "stratify": ["score", "grade"]}
+    one, two = (
+        plan_splits(table, internal_test_fraction=0.2, **options)
+        for table in (cases, cases.sample(frac=1, random_state=2))
+    )
+    keys = ["repeat", "fold", "case_id"]
+    pd.testing.assert_frame_equal(
+        one.sort_values(keys, ignore_index=True), two.sort_values(keys, ignore_index=True), check_dtype=False
+    )
+
+
 def test_programme_finds_the_optimum_that_enumeration_finds() -> None:
     rng = np.random.default_rng(8)
     sites = np.repeat(np.arange(7), [14, 9, 8, 5, 4, 3, 2])

@@ -65,6 +65,12 @@ def test_groups_are_found_under_older_names_and_what_is_absent_is_listed() -> No
         match_groups(groups, ["TP53"])
 
 
+def test_a_gene_under_two_names_is_one_gene_in_a_group_and_an_error_in_the_table() -> None:
+    assert match_groups({"P": ["NUF2", "CDCA1", "MKI67"]}, ["NUF2", "MKI67"])[0] == {"P": ["NUF2", "MKI67"]}
+    with pytest.raises(GeneError, match="gene 'NUF2' of group 'P' is in the expression table as 'CDCA1' and as 'NUF2'"):
+        match_groups({"P": ["NUF2"]}, ["CDCA1", "NUF2"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("A\tx\n", "line 1 of 'g.gmt' names no gene for 'A'"), ("A\tx\tG1\nA\tx\tG2\n", "line 2 .* repeats the group 'A'"),

@@ -30,6 +30,11 @@ def test_genes_are_ranked_and_named(ax):
     assert find(ax, "reference")[0].get_ydata()[0] == 0.465
 
 
+def test_the_legend_names_the_level_at_which_genes_were_found(ax):
+    figures.plot_ranked_genes(GENES, ax=ax, level=0.1)
+    assert ax.get_legend().get_texts()[0].get_text() == "found at FDR 10 % (1)"
+
+
 def test_the_volcano_says_how_many_pass(ax):
     figures.plot_volcano(GENES, ax=ax, named=["b"])
     assert any("1 of 3" in text.get_text() for text in ax.texts)

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers.cohort.splits import plan_folds
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
 from helpers.models.bags import read_bags
-from helpers.models.controls import permute_features
+from helpers.models.controls import compute_study_nulls, permute_features
 from helpers.models.inputs import (
     find_feature_files,
     list_absent,
@@ -22,6 +23,8 @@ from helpers.models.inputs import (
     read_slide,
     select_tiles,
 )
+from helpers.models.linear import RidgeFolds
+from helpers.stats.correlation import compute_spearman_columns
 
 SLIDES = pd.DataFrame({"slide_id": ["s1", "s2"], "case_id": ["a", "b"]})
 PROLIF11 = ["BIRC5", "CCNB1", "CDC20", "NUF2", "CEP55", "NDC80", "MKI67", "PTTG1", "RRM2", "TYMS", "UBE2C"]
@@ -124,19 +127,28 @@ def test_score_constants_follow_the_training_cases_and_a_single_gene_needs_none(
     assert few["prolif11_mean_zscore"].iloc[:6].mean() == pytest.approx(0)
 
 
-def test_cases_without_a_site_are_one_site_together() -> None:
-    cases = pd.DataFrame({"case_id": ["a", "b", "c"], "site": ["X", None, None]})
+def test_cases_without_a_site_share_one_group_and_known_sites_stay() -> None:
+    cases = pd.DataFrame({"case_id": ["a", "b", "c"], "site": ["X", None, np.nan]})
     assert read_groups(cases).tolist() == ["X", "not stated", "not stated"]
     assert read_groups(cases.assign(site="X")).tolist() == ["X", "X", "X"]
-    assert read_groups(cases.drop(columns="site")).nunique() == 1
+    assert read_groups(cases.drop(columns="site")).tolist() == ["not stated"] * 3
+    assert read_groups(cases).index.tolist() == ["a", "b", "c"]
 
 
-def test_a_null_of_a_cohort_without_sites_exchanges_cases() -> None:
-    cases = pd.DataFrame({"case_id": [f"{i:02d}" for i in range(20)]})
-    features = pd.DataFrame(np.arange(20.0)[:, None], index=cases["case_id"])
-    permuted = permute_features(features, read_groups(cases), rng=np.random.default_rng(2))
-    assert sorted(permuted[0]) == sorted(features[0])
-    assert (permuted[0] != features[0]).mean() > 0.5
+def test_the_null_of_a_cohort_without_sites_is_a_null_and_not_the_observed_value_again() -> None:
+    rng = np.random.default_rng(4)
+    cases = pd.DataFrame({"case_id": [f"{i:02d}" for i in range(60)]})
+    x = pd.DataFrame(rng.normal(size=(60, 3)), index=pd.Index(cases["case_id"]))
+    measured, site = x[0] + 0.3 * rng.normal(size=60), read_groups(cases)
+    splits = plan_folds(cases, n_folds=4, repeats=1, seed=1, site_column=None)
+    folds = RidgeFolds(x, splits, groups=site)
+    observed = compute_spearman_columns(measured.to_numpy()[:, None], folds.refit(measured.to_numpy()[:, None]))[0]
+    null = compute_study_nulls(
+        folds, measured, split=pd.Series("development", index=x.index), groups=site, n_permutations=19, rng=rng
+    )["development"]
+    assert observed > 0.8
+    assert null.max() < 0.6
+    assert not permute_features(x, site, rng=rng).equals(x)
 
 
 def test_every_absent_case_has_a_reason() -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.cohort.splits import plan_splits
+from helpers.cohort.splits import plan_folds, plan_splits
 from helpers.core.errors import ModelError
 from helpers.models.linear import (
     RidgeFolds,
     compute_ridge_path,
+    describe_penalties,
     fit_ridge,
     plan_inner_folds,
     predict_by_ensemble,
@@ -186,8 +187,45 @@ def test_misuse_says_what_was_found() -> None:
         fit_ridge(x, np.where(y == 3, np.nan, y))
     with pytest.raises(ModelError, match="2 training cases are too few to fit"):
         fit_ridge(x[:2], y[:2])
-    with pytest.raises(ModelError, match="1 features have no value in any of the 20 training cases"):
-        compute_ridge_path(np.column_stack([x, np.full(20, np.nan)]))
+    with pytest.raises(ModelError, match="none of 4 features has a value in any of the 20 training cases"):
+        compute_ridge_path(np.full((20, 4), np.nan))
+
+
+def test_penalties_at_an_end_of_the_grid_are_told() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(200, 3))
+    labels = np.column_stack([x[:, 0] + 1e-3 * rng.normal(size=200), rng.normal(size=200)])
+    chosen = fit_ridge(x, labels, alphas=10.0 ** np.arange(0, 6)).alphas
+    said = describe_penalties(chosen, alphas=10.0 ** np.arange(0, 6))
+    assert said == "penalties of 2 fits: median 5e+04; 1 at the weak and 1 at the strong end of the grid"
+
+
+def test_a_site_that_holds_almost_everybody_is_split_by_case_instead_of_stopping_the_fit() -> None:
+    rng = np.random.default_rng(5)
+    x, site = rng.normal(size=(32, 4)), np.array(["A"] * 30 + ["C"] * 2)
+    model = fit_ridge(x, x[:, :1] + 0.1 * rng.normal(size=(32, 1)), groups=site)
+    assert np.corrcoef(model.predict(x)[:, 0], x[:, 0])[0, 1] > 0.95
+    assert (plan_inner_folds(32, groups=site) == plan_inner_folds(32)).all()
+    kept = plan_inner_folds(33, groups=np.array(["A"] * 30 + ["C"] * 3))
+    assert len(set(kept[:30])) == 1, "three cases are enough to fit on"
+
+
+def test_a_column_that_no_training_site_states_has_no_say_and_stops_nobody() -> None:
+    rng = np.random.default_rng(3)
+    site = np.repeat(list("ABC"), 20)
+    x = pd.DataFrame(rng.normal(size=(60, 3)), index=pd.Index([f"{i:02d}" for i in range(60)], name="case_id"))
+    y = pd.DataFrame({"t": x[0] + 0.2 * rng.normal(size=60)})
+    cases = pd.DataFrame({"case_id": x.index, "site": site})
+    x.loc[site != "A", 2] = np.nan  # one hospital alone states it
+    splits = plan_folds(cases, n_folds=3, repeats=1, seed=1)
+    groups = cases.set_index("case_id")["site"]
+    found, models = predict_study(x, lambda _: y, splits, arm="clinical_only", groups=groups)
+    assert found["y_pred"].notna().all()
+    without = [model.coefficients[2, 0] == 0 for model in models[0]]
+    assert sum(without) == 1, "the fold that is trained on B and C alone"
+    plain, _ = predict_study(x[[0, 1]], lambda _: y, splits, arm="clinical_only", groups=groups)
+    mine = found["case_id"].isin(x.index[site == "A"])
+    assert found.loc[mine, "y_pred"].to_numpy() == pytest.approx(plain.loc[mine, "y_pred"].to_numpy())
 
 
 @pytest.mark.parametrize(("target", "floor"), [("prolif11", 0.63), ("MKI67", 0.48)])

@@ -53,6 +53,26 @@ def test_labels_of_test_and_frozen_cases_change_no_prediction() -> None:
     assert not np.allclose(again.loc[honest["fold"] == 0, "y_pred"], honest.loc[honest["fold"] == 0, "y_pred"])
 
 
+def test_a_fold_whose_test_cases_all_lack_a_bag_is_left_out() -> None:
+    study, targets = make_study()
+    _, gone = study.locate(0, 1)
+    kept = np.setdiff1d(np.arange(len(study.cases)), gone)
+    fewer = Study(study.bags.take(kept), study.cases[kept], study.splits, study.groups, study.seed)
+    assert fewer.list_folds([0]) == [(0, 0), (0, 2)]
+    predictions, fits = predict_arms(fewer, lambda _: targets, ARMS, repeats=[0])
+    assert set(predictions.query("split == 'development'")["case_id"]) == set(fewer.cases) - set(
+        fewer.frozen["case_id"]
+    )
+    assert [len(fits[0][name]) for name in ARMS] == [2] * 4
+    x = pd.DataFrame(fewer.bags.pool("mean"), index=fewer.cases)
+    plain, _ = predict_study(x, lambda _: targets, study.splits, arm="ridge", groups=study.groups, repeats=[0])
+    both = predictions.query("arm == 'ridge'").merge(plain, on=["case_id", "target", "split", "fold"])
+    assert len(both) == len(plain)
+    assert both["y_pred_x"].to_numpy() == pytest.approx(both["y_pred_y"].to_numpy())
+    labels = targets.loc[ArmFolds(fewer, "ridge_fourier").cases].to_numpy()
+    assert np.isfinite(ArmFolds(fewer, "ridge_fourier").refit(labels)).all()
+
+
 def test_threads_change_no_number() -> None:
     study, targets = make_study()
     one, two = (

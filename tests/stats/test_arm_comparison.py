@@ -75,6 +75,32 @@ def test_missing_folds_and_an_absent_reference_are_named() -> None:
         compare_arms(predictions, reference="lasso")
 
 
+def test_a_correlation_of_exactly_0_is_no_constant_prediction() -> None:
+    predictions = make_predictions(n=20, repeats=1, folds=4)
+    mine = (predictions["arm"] == "better") & (predictions["fold"] == 0)
+    order = np.argsort(np.argsort(predictions.loc[mine, "y_true"]))
+    predictions.loc[mine, "y_pred"] = np.array([2.0, 5.0, 3.0, 1.0, 4.0])[order]
+    assert spearmanr(predictions[mine]["y_true"], predictions[mine]["y_pred"]).statistic == pytest.approx(0)
+    table = compare_arms(predictions, reference="ridge").set_index("arm")
+    assert table["n_constant"].to_dict() == {"better": 0, "ridge": 0, "flat": 4}
+
+
+def test_arms_judged_on_other_cases_are_not_paired_and_a_missing_prediction_is_named() -> None:
+    predictions = make_predictions()
+    fewer = predictions[~((predictions["arm"] == "better") & (predictions["case_id"] == "007"))]
+    with pytest.raises(
+        StatsError, match=r"arm 'better' and the reference 'ridge' .* case '007' of repeat 0.* \(3 in one"
+    ):
+        compare_arms(fewer, reference="ridge")
+    with pytest.raises(StatsError, match="judged on other cases of target 'prolif11': a case twice"):
+        compare_arms(pd.concat([predictions, predictions[predictions["arm"] == "better"].head(1)]), reference="ridge")
+    holed = predictions.assign(y_pred=predictions["y_pred"].mask(predictions["case_id"] == "011"))
+    with pytest.raises(
+        StatsError, match=r"arm 'ridge' has no value for case '011' of target 'prolif11' \(9 such rows\)"
+    ):
+        compare_arms(holed, reference="ridge")
+
+
 def test_drop_is_out_of_fold_minus_frozen_after_averaging_repeats() -> None:
     predictions = make_predictions(external=60)
     predictions = predictions[predictions["arm"] != "flat"]

@@ -137,6 +137,24 @@ def test_the_better_arm_is_better_by_both_comparisons_and_nothing_beats_itself()
     assert (same[["difference", "ci_low", "ci_high", "fold_difference"]] == 0).all(axis=None)
 
 
+def test_arms_judged_on_other_cases_are_not_compared() -> None:
+    predictions = make_predictions()
+    fewer = predictions[~((predictions["arm"] == "weak") & (predictions["case_id"] == "05"))]
+    with pytest.raises(
+        StatsError, match=r"arms 'strong' and 'weak' were judged on other cases .* case '05'.*\(2 such\)"
+    ):
+        compare_classifiers(fewer, [("strong", "weak")], n_boot=50, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.3, 0.5, 0.5744, 0.7, 0.9])
+def test_one_probability_for_everybody_has_no_calibration_slope(probability: float) -> None:
+    y = (np.arange(50) % 3 == 0).astype(float)
+    table = compute_classification(y, np.full(50, probability), n_boot=50, rng=np.random.default_rng(1))
+    table = table.set_index("quantity")
+    assert table.loc[["calibration_slope", "calibration_intercept"], ["value", "ci_low"]].isna().all(axis=None)
+    assert table.loc["brier", "value"] == pytest.approx(np.mean((y - probability) ** 2))
+
+
 def test_the_performance_of_an_arm_is_the_mean_over_repeats() -> None:
     predictions = make_predictions()
     site = pd.Series([f"S{i % 6}" for i in range(80)], index=[f"{i:02d}" for i in range(80)])

@@ -48,7 +48,10 @@ def test_scores_stand_beside_published_numbers_and_a_baseline_is_held_or_not() -
     assert set(rows) == {"05/spearman/good/oof", "05/median_spearman/genes/oof", "05/share_r_above_06/genes/oof"}
     assert rows["05/median_spearman/genes/oof"]["holds"] is False
     assert rows["05/median_spearman/genes/oof"]["reference"] == 0.99
-    assert rows["05/share_r_above_06/genes/oof"]["value"] == pytest.approx(0.5), "one of two genes with an r"
+    values = table[table["quantity"] == "spearman"].set_index("target")["value"]
+    assert rows["05/median_spearman/genes/oof"]["value"] == pytest.approx(values["poor"]), "the flat gene counts as 0"
+    assert rows["05/share_r_above_06/genes/oof"]["value"] == pytest.approx(1 / 3), "one of three genes"
+    assert rows["05/share_r_above_06/genes/oof"]["quantity"] == "share of 3 genes"
     assert rows["05/spearman/good/oof"]["kind"] == "control"
 
 

@@ -50,6 +50,28 @@ def test_a_slide_of_few_tiles_is_not_judged_and_tile_width_is_the_unit() -> None
     assert found["distance_tiles"] == pytest.approx(1)
 
 
+def test_ties_are_taken_in_no_order_so_a_map_that_says_one_thing_everywhere_knows_nothing() -> None:
+    rng = np.random.default_rng(3)
+    centres = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=-1).reshape(-1, 2).astype(float)
+    truth = -((centres - [0, 0]) ** 2).sum(axis=1)  # hot where raster order begins
+    peaks = np.array([[0.0, 0.0]])
+    flat = judge_map(np.ones(100), truth, centres=centres, peaks=peaks)
+    assert flat["enrichment"] == pytest.approx(1)
+    assert flat["distance_tiles"] == pytest.approx(flat["distance_any"])
+    scores = rng.integers(0, 4, 100).astype(float)  # a mask with few levels
+    found = judge_map(scores, truth, centres=centres, peaks=peaks)
+    drawn = []
+    for _ in range(3000):
+        order = rng.permutation(100)
+        top = order[np.argsort(-scores[order], kind="stable")]
+        hot = truth > np.quantile(truth, 0.8)
+        drawn.append((hot[top[:10]].mean() / hot.mean(), np.sqrt(-truth[top[0]])))
+    assert (found["enrichment"], found["distance_tiles"]) == pytest.approx(np.mean(drawn, axis=0), rel=0.05)
+    order = rng.permutation(100)
+    again = judge_map(scores[order], truth[order], centres=centres[order], peaks=peaks)
+    assert again == pytest.approx(found)
+
+
 def test_slides_of_a_case_are_resampled_together() -> None:
     rng = np.random.default_rng(1)
     table = pd.DataFrame({

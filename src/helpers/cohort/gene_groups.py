@@ -77,16 +77,18 @@ def match_groups(
     Raises
     ------
     GeneError
-        When no group is left.
+        When no group is left, or the table holds a gene of a group under two names.
     """
     aliases = read_aliases()
-    table = {aliases.get(symbol, symbol): symbol for symbol in available}
+    table: dict[str, list[str]] = {}
+    for symbol in available:
+        table.setdefault(aliases.get(symbol, symbol), []).append(symbol)
     found: dict[str, list[str]] = {}
     absent: dict[str, list[str]] = {}
     for name, genes in groups.items():
-        wanted = list(genes)
-        here = [table[aliases.get(gene, gene)] for gene in wanted if aliases.get(gene, gene) in table]
-        missing = [gene for gene in wanted if aliases.get(gene, gene) not in table]
+        wanted = {aliases.get(gene, gene): gene for gene in genes}
+        here = [_find_once(table[current], gene, name) for current, gene in wanted.items() if current in table]
+        missing = [gene for current, gene in wanted.items() if current not in table]
         if len(here) >= min_genes:
             found[name] = here
         if missing:
@@ -98,6 +100,16 @@ def match_groups(
         )
         raise GeneError(msg)
     return found, absent
+
+
+def _find_once(symbols: list[str], gene: str, group: str) -> str:
+    if len(symbols) > 1:
+        msg = (
+            f"GeneError: gene '{gene}' of group '{group}' is in the expression table as "
+            f"{' and as '.join(map(repr, symbols))}, expected once. Drop or merge one of the two."
+        )
+        raise GeneError(msg)
+    return symbols[0]
 
 
 def draw_groups(genes: Iterable[str], *, n_genes: int, n_groups: int, rng: np.random.Generator) -> dict[str, list[str]]:

@@ -59,7 +59,7 @@ def plan_splits(
     Returns
     -------
     DataFrame
-        repeat, fold, case_id, role. Frozen cases have repeat 0 and fold -1.
+        repeat, fold, case_id, role. Frozen cases have repeat 0 and fold -1. The order of `cases` changes no role.
 
     Raises
     ------
@@ -121,6 +121,7 @@ def plan_folds(
         When a column is missing, a case occurs twice, a case has no site, or the folds do not exist.
     """
     _check_cases(cases, [*stratify, *([site_column] if site_column else [])])
+    cases = cases.sort_values("case_id", ignore_index=True)  # the order of a table must move nobody
     limits = compute_fold_limits(cases, n_folds=n_folds, repeats=repeats, site_column=site_column)
     _check_two_units(cases, site_column)
     if limits != (n_folds, repeats):
@@ -174,6 +175,7 @@ def plan_internal_test(
     if not 0 <= fraction < 1:
         msg = f"SplitError: internal test fraction is {fraction}, expected 0 <= fraction < 1, such as 0.174."
         raise SplitError(msg)
+    cases = cases.sort_values("case_id", ignore_index=True)
     order = _sort_by_levels(_code_levels(cases, stratify), np.random.default_rng([seed, 174]))
     n_test = round(fraction * len(cases))
     taken = (np.arange(len(cases)) * n_test) // len(cases)  # steps up n_test times, evenly spaced

@@ -22,16 +22,18 @@ MAP_LABELS = {
 
 
 def plot_ranked_genes(
-    table: "pd.DataFrame", *, ax: "Axes", named: Sequence[str] = (), reference: float | None = None,
-    reference_label: str = "",
+    table: "pd.DataFrame", *, ax: "Axes", level: float = 0.05, named: Sequence[str] = (),
+    reference: float | None = None, reference_label: str = "",
 ) -> "Axes":  # fmt: skip
     """Draw every gene's correlation with its interval, best first.
 
     Parameters
     ----------
     table : DataFrame
-        target, value, ci_low, ci_high, found (bool: discovered at the chapter's level).
+        target, value, ci_low, ci_high, found (bool: discovered at `level`).
     ax : Axes
+    level : float
+        False discovery rate at which a gene counts as found.
     named : sequence of str
         Genes to write out where there is no room for all.
     reference : float, optional
@@ -43,7 +45,7 @@ def plot_ranked_genes(
     Axes
     """
     rows = table.sort_values("value", ascending=False).reset_index(drop=True)
-    for found, colour, label in ((True, BLUE, "found at FDR 5 %"), (False, GREY, "not found")):
+    for found, colour, label in ((True, BLUE, f"found at FDR {100 * level:g} %"), (False, GREY, "not found")):
         some = rows[rows["found"] == found]
         if some.empty:
             continue

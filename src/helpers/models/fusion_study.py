@@ -121,20 +121,6 @@ class FusionStudy(FoldedCases):
         """All cases."""
         return self.labels.index
 
-    def list_folds(self, repeats: Sequence[int] | None = None) -> list[tuple[int, int]]:
-        """List (repeat, fold) of the folds that test a case.
-
-        Parameters
-        ----------
-        repeats : sequence of int, optional
-            Default: all.
-
-        Returns
-        -------
-        list of tuple
-        """
-        return [fold for fold in super().list_folds(repeats) if len(self.locate(*fold)[1])]
-
 
 def make_study(
     bags: Bags, owners: pd.Index, expression: pd.DataFrame, labels: pd.Series, *, groups: Mapping[str, list[str]],

@@ -352,10 +352,10 @@ def make_measure(
 
 
 def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
-    """Return the site of every case; cases that state none are one site together, as in a cohort of one hospital.
+    """Return the site of every case; cases without one share the group 'not stated'.
 
-    Permutations stay inside a site. If every case without a site were a site of its own, they would change nothing,
-    and a null would repeat the observed value.
+    Groups of one case each would let nothing be exchanged: a permutation within them is the data itself, so that every
+    null equals what was observed. Inner folds split a single group by case.
 
     Parameters
     ----------

@@ -16,6 +16,8 @@ from helpers.core.errors import ModelError
 ALPHAS = 10.0 ** np.linspace(0, 5, 21)
 """Penalties tried, on standardised features and summed squared error."""
 N_INNER = 5
+MIN_CASES = 3
+"""Training cases below which nothing is fitted."""
 
 Measure = Callable[[pd.Index], pd.DataFrame]
 """Training case ids to targets (index case_id, one column per target): constants come from those cases alone."""
@@ -134,7 +136,7 @@ def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> Rid
     Parameters
     ----------
     features : ndarray, (n, d)
-        NaN counts as the mean of the column; constant columns get weight 0.
+        NaN counts as the mean of the column; columns that are constant, or have no value, get weight 0.
     equal_scale : bool
         Give every feature SD 1. Otherwise all are divided by one number, their root mean square SD, which keeps
         inner products (of kernel features) and yet makes penalties comparable.
@@ -146,17 +148,18 @@ def compute_ridge_path(features: np.ndarray, *, equal_scale: bool = True) -> Rid
     Raises
     ------
     ModelError
-        When fewer than 3 cases are given, or a column has no value at all.
+        When fewer than 3 cases are given, or no column has a value.
     """
     features = np.asarray(features, float)
-    if len(features) < 3:
-        msg = f"ModelError: {len(features)} training cases are too few to fit; at least 3 are needed."
+    if len(features) < MIN_CASES:
+        msg = f"ModelError: {len(features)} training cases are too few to fit; at least {MIN_CASES} are needed."
         raise ModelError(msg)
-    empty = np.isnan(features).all(axis=0)
-    if empty.any():
-        msg = f"ModelError: {int(empty.sum())} features have no value in any of the {len(features)} training cases."
+    empty = np.isnan(features).all(axis=0)  # no training site states it: it can tell nothing
+    if empty.all():
+        msg = f"ModelError: none of {len(empty)} features has a value in any of the {len(features)} training cases."
         raise ModelError(msg)
-    mean, scale = np.nanmean(features, axis=0), np.nanstd(features, axis=0)
+    filled = np.where(empty, 0.0, features)
+    mean, scale = np.nanmean(filled, axis=0), np.nanstd(filled, axis=0)
     scale = np.where(scale > 1e-12 * np.maximum(1, np.abs(mean)), scale, np.inf)  # constant: standardises to 0
     if not equal_scale and np.isfinite(scale).any():
         scale = np.where(np.isfinite(scale), np.sqrt(np.mean(scale[np.isfinite(scale)] ** 2)), np.inf)
@@ -353,6 +356,26 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
+def describe_penalties(chosen: np.ndarray, *, alphas: np.ndarray = ALPHAS) -> str:
+    """Say how many penalties were chosen at an end of their grid, beyond which none was tried.
+
+    Parameters
+    ----------
+    chosen : ndarray, (n_fits,)
+    alphas : ndarray
+        The grid.
+
+    Returns
+    -------
+    str
+        The strong end says that a label is hardly predicted at all; the weak end that a weaker penalty might do better.
+    """
+    chosen = np.ravel(chosen)
+    weak, strong = (int(np.isclose(chosen, end).sum()) for end in (np.min(alphas), np.max(alphas)))
+    median = f"median {np.median(chosen):.3g}" if len(chosen) else "no fit"
+    return f"penalties of {len(chosen)} fits: {median}; {weak} at the weak and {strong} at the strong end of the grid"
+
+
 def fit_ridge(
     features: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, alphas: np.ndarray = ALPHAS
 ) -> LinearModel:
@@ -386,7 +409,8 @@ def plan_inner_folds(n_cases: int, *, groups: np.ndarray | None = None, n_folds:
     ----------
     n_cases : int
     groups : ndarray, (n_cases,), optional
-        With at least two of them, groups stay whole; otherwise every case is its own.
+        With at least two of them, groups stay whole; otherwise every case is its own, as where one group is so large
+        that fewer than 3 cases would be left to fit on.
     n_folds : int
 
     Returns
@@ -403,6 +427,8 @@ def plan_inner_folds(n_cases: int, *, groups: np.ndarray | None = None, n_folds:
     for group in order:
         fold_of[group] = load.argmin()
         load[fold_of[group]] += counts[group]
+    if groups is not None and n_cases - load.max() < MIN_CASES <= n_cases - -(-n_cases // n_folds):
+        return plan_inner_folds(n_cases, n_folds=n_folds)
     return fold_of[codes]
 
 
@@ -428,7 +454,7 @@ class RidgeFolds:
         self.cases = pd.Index(features.index[features.index.isin(folds["case_id"])])
         self.table = features
         self.features = features.loc[self.cases].to_numpy(float)
-        self.names = sorted(folds["fold"].unique())
+        self.names = sorted(folds.loc[folds["role"] == "test", "fold"].unique())  # a fold that tests nobody is none
         roles = folds.pivot(index="case_id", columns="fold", values="role").loc[self.cases]
         self.test = [roles[name].eq("test").to_numpy() for name in self.names]
         site = None if groups is None else groups.loc[self.cases].to_numpy()

@@ -40,7 +40,7 @@ class FoldedCases:
         return self.splits[(self.splits["fold"] < 0) & self.splits["case_id"].isin(self.cases)]
 
     def list_folds(self, repeats: Sequence[int] | None = None) -> list[tuple[int, int]]:
-        """List (repeat, fold) of all development folds.
+        """List (repeat, fold) of the development folds that test a case.
 
         Parameters
         ----------
@@ -54,7 +54,8 @@ class FoldedCases:
         folds = self.splits.loc[self.splits["fold"] >= 0, ["repeat", "fold"]].drop_duplicates()
         if repeats is not None:
             folds = folds[folds["repeat"].isin(list(repeats))]
-        return [(int(r), int(f)) for r, f in folds.sort_values(["repeat", "fold"]).to_numpy()]
+        pairs = [(int(r), int(f)) for r, f in folds.sort_values(["repeat", "fold"]).to_numpy()]
+        return [pair for pair in pairs if len(self.locate(*pair)[1])]
 
     def locate(self, repeat: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of training (train + val) and test cases of a fold.

@@ -38,7 +38,8 @@ def compare_arms(predictions: pd.DataFrame, *, reference: str) -> pd.DataFrame:
     Raises
     ------
     StatsError
-        When the reference is absent, or an arm was not judged on the very folds of the reference.
+        When the reference is absent, a prediction is missing, or an arm was not judged on the very cases and folds of
+        the reference.
     """
     rows = predictions[predictions["split"] == "development"]
     if reference not in set(rows["arm"]):
@@ -58,13 +59,15 @@ def _compare_target(rows: pd.DataFrame, target: str, reference: str) -> pd.DataF
             f"'{target}'. Fit every arm on the same folds."
         )
         raise StatsError(msg)
+    _check_cases(rows, target, reference)
+    constant = rows.groupby(["arm", "repeat", "fold"])["y_pred"].nunique().eq(1).groupby(level="arm").sum()
     share = 1 / rows.groupby("repeat")["fold"].nunique().mean()
     found: list[dict[str, Any]] = []
     for arm in by_fold:
         pooled = by_repeat[arm]
         row = {"arm": arm, "n_repeats": len(pooled), "pooled": pooled.mean(), "pooled_low": pooled.min()}
         row |= {"pooled_high": pooled.max(), "fold_mean": by_fold[arm].mean()}
-        row["n_constant"] = int((by_fold[arm] == 0).sum())
+        row["n_constant"] = int(constant[arm])
         row |= {"pooled_difference": float((pooled - by_repeat[reference]).mean()), "difference": 0.0}
         if arm != reference:
             paired = (by_fold[arm] - by_fold[reference]).to_numpy()
@@ -76,6 +79,31 @@ def _compare_target(rows: pd.DataFrame, target: str, reference: str) -> pd.DataF
     if others.any():
         table.loc[others, "p_holm"] = adjust_holm(table.loc[others, "p"].to_numpy(float))
     return table.sort_values("pooled", ascending=False, kind="stable")
+
+
+def _check_cases(rows: pd.DataFrame, target: str, reference: str) -> None:
+    """Raise where a value is missing, or arms were judged on other cases: a difference would not be paired."""
+    missing = rows[rows[["y_true", "y_pred"]].isna().any(axis=1)]
+    if len(missing):
+        first = missing.iloc[0]
+        msg = (
+            f"StatsError: arm '{first['arm']}' has no value for case '{first['case_id']}' of target '{target}' "
+            f"({len(missing)} such rows), expected one per case. Predict every case, or leave it out of all arms."
+        )
+        raise StatsError(msg)
+    keys = ["repeat", "fold", "case_id"]
+    expected = pd.MultiIndex.from_frame(rows.loc[rows["arm"] == reference, keys])
+    for arm, group in rows.groupby("arm", sort=False):
+        other = pd.MultiIndex.from_frame(group[keys]).symmetric_difference(expected)
+        if len(other) or len(group) != len(expected):
+            found = (
+                f"case '{other[0][2]}' of repeat {other[0][0]}, fold {other[0][1]}" if len(other) else "a case twice"
+            )
+            msg = (
+                f"StatsError: arm '{arm}' and the reference '{reference}' were judged on other cases of target "
+                f"'{target}': {found} ({len(other)} in one of them only). Judge all arms on the same cases."
+            )
+            raise StatsError(msg)
 
 
 def _correlate(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

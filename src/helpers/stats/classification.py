@@ -253,8 +253,11 @@ def fit_calibration(y_true: np.ndarray, logit: np.ndarray, counts: np.ndarray) -
     Returns
     -------
     slope, intercept : ndarray, (n_boot,)
-        NaN where the fit does not converge, as with classes that the prediction separates.
+        NaN where the fit does not converge, as with classes that the prediction separates, and where all predictions
+        of a resample are equal, which leaves the slope undefined.
     """
+    mean = counts @ logit / counts.sum(axis=1)
+    alike = (counts * (logit - mean[:, None]) ** 2).sum(axis=1) <= 1e-18 * counts.sum(axis=1) * (1 + mean**2)
     share = np.clip(counts @ y_true / counts.sum(axis=1), 1e-6, 1 - 1e-6)
     slope, intercept = np.zeros(len(counts)), np.log(share / (1 - share))
     moved = np.full(len(counts), np.inf)
@@ -266,7 +269,7 @@ def fit_calibration(y_true: np.ndarray, logit: np.ndarray, counts: np.ndarray) -
         det = np.maximum(a * c - b * b, 1e-12)
         step = np.clip(np.stack([(c * g - b * h) / det, (a * h - b * g) / det]), -1.0, 1.0)
         slope, intercept, moved = slope + step[0], intercept + step[1], np.abs(step).max(axis=0)
-    lost = (moved > 1e-3) | (np.abs(slope) > 1e3)
+    lost = alike | (moved > 1e-3) | (np.abs(slope) > 1e3)
     return np.where(lost, np.nan, slope), np.where(lost, np.nan, intercept)
 
 
@@ -442,7 +445,7 @@ def compare_classifiers(
     Raises
     ------
     StatsError
-        When an arm has no predictions.
+        When an arm has no predictions, or was judged on other cases than another.
     """
     seed, found = int(rng.integers(2**31)), []
     for split, rows in predictions.groupby("split", sort=False):
@@ -452,6 +455,7 @@ def compare_classifiers(
             msg = f"StatsError: arm '{absent[0]}' has no predictions on {split}; there are {', '.join(by_arm)}."
             raise StatsError(msg)
         wanted = dict.fromkeys(arm for pair in pairs for arm in pair)
+        _check_same_cases({arm: by_arm[arm] for arm in wanted}, str(split))
         drawn = {a: resample_arm(by_arm[a], n_boot=n_boot, rng=np.random.default_rng(seed)) for a in wanted}
         for arm, other in pairs:
             for name in quantities:
@@ -462,6 +466,22 @@ def compare_classifiers(
                 row |= {"ci_low": low, "ci_high": high, "n": by_arm[arm]["case_id"].nunique()}
                 found.append(row | compare_foldwise(by_arm[arm], by_arm[other], name))
     return pd.DataFrame(found)
+
+
+def _check_same_cases(by_arm: dict[str, pd.DataFrame], split: str) -> None:
+    """Raise where arms were judged on other cases: resamples of a pair would not be of the same cases."""
+    keys = ["repeat", "fold", "case_id"]
+    index = {arm: pd.MultiIndex.from_frame(rows[keys]) for arm, rows in by_arm.items()}
+    first = next(iter(index), "")
+    for arm, mine in index.items():
+        other = mine.symmetric_difference(index[first])
+        if len(other):
+            repeat, fold, case_id = other[0]
+            msg = (
+                f"StatsError: arms '{first}' and '{arm}' were judged on other cases of {split}: case '{case_id}' of "
+                f"repeat {repeat}, fold {fold} is in one of them only ({len(other)} such). Judge both on the same ones."
+            )
+            raise StatsError(msg)
 
 
 def compare_foldwise(first: pd.DataFrame, second: pd.DataFrame, quantity: str) -> dict[str, float]:

@@ -146,7 +146,8 @@ def build_gene_rows(
     Returns
     -------
     list of dict
-        Arguments of `run.score`: per shown gene and split, the median over genes, and the share with r > 0.6.
+        Arguments of `run.score`: per shown gene and split, the median over genes, and the share with r > 0.6. A gene
+        that is predicted alike for all cases counts as 0 in both.
     """
     rows = []
     for split, end in SPLIT_ENDS.items():
@@ -158,8 +159,14 @@ def build_gene_rows(
             found = spearman.loc[gene, ["value", "ci_low", "ci_high", "n"]].to_dict()
             rows.append({"id": f"05/spearman/{gene}/{end}", "quantity": "spearman", **found})
         whole = {
-            "median_spearman": (f"median spearman of {len(spearman)} genes", float(spearman["value"].median())),
-            "share_r_above_06": (f"share of {len(pearson)} genes", float((pearson["value"] > PUBLISHED_R).mean())),
+            "median_spearman": (
+                f"median spearman of {len(spearman)} genes",
+                float(spearman["value"].fillna(0).median()),
+            ),
+            "share_r_above_06": (
+                f"share of {len(spearman)} genes",
+                (pearson["value"] > PUBLISHED_R).sum() / len(spearman),
+            ),
         }
         for name, (quantity, value) in whole.items():
             row = {"id": f"05/{name}/{label}/{end}", "quantity": quantity, "value": value, "n": int(own["n"].max())}

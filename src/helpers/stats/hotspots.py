@@ -92,21 +92,27 @@ def judge_map(
         auroc (hot against other tiles), enrichment (share of hot tiles in the top tenth of the map over their share in
         all), distance_tiles (from the highest tile to the nearest peak, in tile widths; a perfect map has 0.38 on
         average, since a peak lies anywhere in its tile), distance_any (the same of all tiles, averaged), n_tiles. NaN
-        where there are fewer than 10 tiles, or no peak.
+        where there are fewer than 10 tiles, or no peak. Tiles of one score are taken in no order: what a random order
+        among them would give on average.
     """
     found = dict.fromkeys((*QUANTITIES, "distance_any"), float("nan")) | {"n_tiles": float(len(scores))}
     if len(scores) < MIN_TILES:
         return found
     hot = truth > np.quantile(truth, 1 - hot_share)
     found["auroc"] = compute_auroc(hot, scores)
-    n_top = max(1, round(TOP_SHARE * len(scores)))
-    highest = np.argsort(-scores, kind="stable")
     if hot.any():
-        found["enrichment"] = float(hot[highest[:n_top]].mean() / hot.mean())
+        found["enrichment"] = float(_weigh_top(scores, max(1, round(TOP_SHARE * len(scores)))) @ hot / hot.mean())
     if centres is not None and peaks is not None and len(peaks):
         distance = np.sqrt(((centres[:, None] - peaks) ** 2).sum(axis=2)).min(axis=1) / tile
-        found["distance_tiles"], found["distance_any"] = float(distance[highest[0]]), float(distance.mean())
+        found["distance_tiles"], found["distance_any"] = float(_weigh_top(scores, 1) @ distance), float(distance.mean())
     return found
+
+
+def _weigh_top(scores: np.ndarray, n_top: int) -> np.ndarray:
+    """Weights of the highest tiles, summing to 1; tiles that tie at the edge share what is left, in no order."""
+    edge = np.partition(scores, len(scores) - n_top)[len(scores) - n_top]
+    above, tied = scores > edge, scores == edge
+    return (above + tied * (n_top - above.sum()) / tied.sum()) / n_top
 
 
 def summarise_maps(

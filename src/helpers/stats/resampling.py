@@ -28,7 +28,7 @@ def draw_bootstrap_counts(
     n_boot : int
     rng : numpy Generator
     clusters : ndarray, (n_cases,), optional
-        With it, whole clusters (sites) are drawn instead of cases.
+        With it, whole clusters (sites) are drawn instead of cases; each case names its own.
 
     Returns
     -------
