@@ -221,6 +221,11 @@ if spec.n_folds:
         stratify=spec.stratify, internal_test_fraction=spec.internal_test_fraction,
         external_sites=spec.external_sites, val_fraction=spec.val_fraction, allow_fewer=spec.allow_fewer,
     )
+    folds = splits[splits["fold"] >= 0]
+    planned = (folds.groupby("repeat")["fold"].nunique().max(), folds["repeat"].nunique())
+    if planned != (spec.n_folds, spec.n_repeats):
+        asked = f"{spec.n_folds} folds, {spec.n_repeats} repeats"
+        run.substitute("fewer folds or repeats than asked, since sites stay whole", asked=asked, folds=int(planned[0]), repeats=int(planned[1]))
     splits.to_csv(run.path("splits.csv"), index=False, lineterminator="\n")
 describe_splits(splits, cases=cases, site_column=spec.site_column).head(18) if splits is not None else "no splits planned"
 

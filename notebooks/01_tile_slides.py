@@ -66,6 +66,8 @@ audit = audit_slides(slides, spec)
 run.save_table(audit, "mpp_audit")
 for row in audit[audit["mpp_source"] == "fallback_mpp"].itertuples():
     run.substitute("fallback_mpp used", slide_id=row.slide_id, mpp=float(row.mpp))
+for row in audit[(audit["mpp"] / audit["header_mpp"] - 1).abs() > 0.05].itertuples():
+    run.substitute("the slide table's mpp used, against the file's own", slide_id=row.slide_id, mpp=float(row.mpp), header=float(row.header_mpp))
 audit.groupby(["scanner", "mpp_source"], dropna=False).agg(slides=("slide_id", "size"), lowest=("mpp", "min"), highest=("mpp", "max"))
 
 # %%

@@ -362,7 +362,7 @@ drop.round(3).style.hide(axis="index") if len(drop) else print("every case is in
 # ## Inside the tumour only
 #
 # The published system read tiles inside a cancer mask alone. Is that worth its outlines?
-# Where outlines exist (`tumour_dir`), the plain ridge reads all tiles, those whose centre lies inside an outline, and those that a classifier calls tumour, which learnt from the outlines of development cases.
+# Where outlines exist (`tumour_dir`), the plain ridge reads all tiles, those whose centre lies inside an outline, and those that a classifier calls tumour, which learnt from the outlines of development cases (and so knows their own slides; only outside the folds are its calls those on new slides).
 # Everything else stays as it is, and the cases are the same.
 
 # %%
@@ -371,7 +371,7 @@ from helpers.models.tumour import FILTER_ARMS, predict_by_filter
 by_filter = pd.DataFrame()
 if spec.tumour_dir:
     by_filter = predict_by_filter(
-        present, plain_measure, splits, site=site, folder=spec.tumour_dir, classes=spec.tumour_classes, cases=in_folds,
+        present[present["case_id"].isin(owners)], plain_measure, splits, site=site, folder=spec.tumour_dir, classes=spec.tumour_classes, cases=in_folds,
         min_probability=spec.min_tumour_probability, aggregation=spec.aggregation, **filters,
     )
     filtered = compare_arms(by_filter, reference=FILTER_ARMS["none"])
