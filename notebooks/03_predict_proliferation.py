@@ -72,7 +72,7 @@ run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, worker
 import numpy as np
 import pandas as pd
 
-from helpers.cohort.genes import widen_expression
+from helpers.cohort.genes import list_needed_genes, widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
 from helpers.models.inputs import (
@@ -88,7 +88,8 @@ from helpers.models.inputs import (
 
 cohort = run.upstream("00")
 cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
-expression = widen_expression(read_expression(cohort / "cohort/expression.parquet"))
+genes = list_needed_genes(spec.targets, methods=[spec.score_method, *spec.other_methods])
+expression = widen_expression(read_expression(cohort / "cohort/expression.parquet"), genes=genes)
 splits = pd.read_csv(cohort / "splits.csv", dtype={"case_id": str})
 site = read_groups(cases)
 

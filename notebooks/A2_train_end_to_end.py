@@ -78,14 +78,15 @@ run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, worker
 import numpy as np
 import pandas as pd
 
-from helpers.cohort.genes import widen_expression
+from helpers.cohort.genes import list_needed_genes, widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import read_cases, read_expression, read_slides
 from helpers.models.inputs import make_measure, read_groups
 
 cohort, tiles_folder = run.upstream("00"), run.upstream("01") / "tiles"
 cases, slides = read_cases(cohort / "cohort/cases.parquet"), read_slides(cohort / "cohort/slides.parquet")
-expression = widen_expression(read_expression(cohort / "cohort/expression.parquet"))
+genes = list_needed_genes(spec.targets, methods=[spec.score_method])
+expression = widen_expression(read_expression(cohort / "cohort/expression.parquet"), genes=genes)
 splits = pd.read_csv(cohort / "splits.csv", dtype={"case_id": str})
 site = read_groups(cases)
 usable = slides["case_id"].isin(expression.index) & slides["case_id"].isin(splits["case_id"])

@@ -8,6 +8,7 @@ from helpers.cohort.genes import (
     compute_cp10k,
     compute_ror_p,
     list_genes,
+    list_needed_genes,
     list_signatures,
     read_aliases,
     read_ror_weights,
@@ -213,3 +214,17 @@ def test_other_capitals_and_other_kinds_of_ids_are_told() -> None:
         GeneError, match="The table's first is 'ENSG00000148773.14'; expected HGNC symbols, not Ensembl"
     ):
         resolve_symbols(["MKI67"], ["ENSG00000148773.14"])
+
+
+def test_only_genes_of_the_scores_are_needed() -> None:
+    eleven, fifty = read_signature("prolif11"), read_signature("pam50")
+    assert list_needed_genes(["prolif11", "MKI67"], methods=["mean_log2"]) == [*eleven, *({"MKI67"} - set(eleven))]
+    assert set(list_needed_genes(["prolif11"], methods=["mean_log2", "pam50"])) == set(eleven) | set(fifty)
+    assert list_needed_genes(["MKI67"], methods=["pam50"]) == ["MKI67"]  # a single gene is its log2 value
+    rows = [(case, gene, 1.0, "log2") for case in "ab" for gene in (*eleven, "GAPDH")]
+    table = pd.DataFrame(rows, columns=["case_id", "gene", "value", "unit"])
+    holed = table[~((table["case_id"] == "b") & (table["gene"] == "GAPDH"))]
+    with pytest.raises(GeneError, match="gene 'GAPDH' has no value for case 'b'"):
+        widen_expression(holed)
+    wide = widen_expression(holed, genes=list_needed_genes(["prolif11"], methods=["mean_log2"]))
+    assert list(wide.columns) == list(eleven)

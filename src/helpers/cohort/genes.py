@@ -196,6 +196,26 @@ def widen_expression(
     return wide.rename_axis(columns=None)
 
 
+def list_needed_genes(targets: Sequence[str], *, methods: Iterable[ScoreMethod]) -> list[str]:
+    """List the genes that scores are made of, so that a hole elsewhere in a table of 20,000 stops nobody.
+
+    Parameters
+    ----------
+    targets : sequence of str
+        Names of signatures, or genes.
+    methods : iterable of str
+        Of scoring; 'pam50' standardises a case over the 50 genes, for targets of more than one.
+
+    Returns
+    -------
+    list of str
+        Each once, in the order of the targets.
+    """
+    sets = [read_signature(target) for target in targets]
+    over = [read_signature("pam50")] if "pam50" in methods and any(len(genes) > 1 for genes in sets) else []
+    return list(dict.fromkeys(gene for genes in [*sets, *over] for gene in genes))
+
+
 def _refuse_counts(expression: pd.DataFrame) -> None:
     counted = expression.loc[expression["unit"] == "count", "gene"]
     if len(counted):

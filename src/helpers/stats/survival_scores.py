@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from helpers.cohort.genes import ScoreMethod, read_signature, score_signature, widen_expression
+from helpers.cohort.genes import ScoreMethod, list_needed_genes, read_signature, score_signature, widen_expression
 from helpers.cohort.summary import name_splits
 from helpers.cohort.tables import read_expression, read_table
 from helpers.core import paths, provenance
@@ -237,7 +237,7 @@ def score_expression(
     DataFrame
         Columns `SCORE_COLUMNS`; `measured` is 'rna'.
     """
-    wide = widen_expression(expression)
+    wide = widen_expression(expression, genes=list_needed_genes(targets, methods=[method]))
     wide = wide.loc[[case_id for case_id in wide.index if case_id in splits.index]]
     training = [case_id for case_id in wide.index if splits[case_id] == "development"]
     parts = []
