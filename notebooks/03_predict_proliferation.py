@@ -72,7 +72,7 @@ run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, worker
 import numpy as np
 import pandas as pd
 
-from helpers.cohort.genes import list_needed_genes, widen_expression
+from helpers.cohort.genes import list_needed_genes, name_score, widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import group_stages, read_cases, read_expression, read_slides
 from helpers.models.inputs import (
@@ -267,7 +267,7 @@ unit = " (log2)" if spec.score_method == "mean_log2" else ""
 for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.targets], strict=True):
     agreement = shown[(shown["target"] == target) & (shown["split"] == split)]
     rows = declared[(declared["target"] == target) & (declared["split"] == split)]
-    figures.plot_agreement(rows, agreement, ax=ax, split=split, label=f"{figures.name_target(target)}{unit}")
+    figures.plot_agreement(rows, agreement, ax=ax, split=split, label=f"{name_score(target)}{unit}")
 run.save_figure(fig, "predicted_vs_measured", table=declared[declared["target"].isin(spec.targets)])
 
 # %% [markdown]
@@ -283,7 +283,7 @@ calibration = []
 for ax, split in zip(axes, splits_here, strict=True):
     rows = declared[(declared["target"] == spec.primary_target) & (declared["split"] == split)]
     summary, bins = compute_calibration(rows["y_true"].to_numpy(), rows["y_pred"].to_numpy(), n_boot=spec.n_boot, rng=rng)
-    figures.plot_calibration(bins, summary, ax=ax, split=split, label=f"{figures.name_target(spec.primary_target)}{unit}")
+    figures.plot_calibration(bins, summary, ax=ax, split=split, label=f"{name_score(spec.primary_target)}{unit}")
     calibration.append(summary.assign(split=split))
 run.save_table(pd.concat(calibration, ignore_index=True), "calibration")
 run.save_figure(fig, "calibration", table=pd.concat(calibration, ignore_index=True))
@@ -346,7 +346,7 @@ n_arms = comparison["arm"].nunique()
 fig, axes = new_figure(width_mm=130, height_mm=(20 + 5.5 * n_arms) * len(spec.targets), rows=len(spec.targets))
 for ax, target in zip(axes, spec.targets, strict=True):
     rows = comparison[comparison["target"] == target]
-    figures.plot_arm_differences(rows, ax=ax, reference="ridge", declared=spec.arm, title=figures.name_target(target))
+    figures.plot_arm_differences(rows, ax=ax, reference="ridge", declared=spec.arm, title=name_score(target))
 run.save_figure(fig, "arms_compared", table=comparison)
 
 # %% [markdown]
@@ -410,7 +410,7 @@ nulls.round(3).style.hide(axis="index")
 fig, axes = new_figure(width_mm=183, height_mm=58 * len(splits_here), rows=len(splits_here), columns=len(spec.targets))
 for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.targets], strict=True):
     row = nulls[(nulls["target"] == target) & (nulls["split"] == split)].iloc[0]
-    title = f"{figures.name_target(target)}, {figures.SPLIT_LABELS[split].lower()}"
+    title = f"{name_score(target)}, {figures.SPLIT_LABELS[split].lower()}"
     figures.plot_permutation_null(
         null_values[target, split], ax=ax, observed=row["observed"], q99=row["null_q99"], title=title
     )
@@ -430,7 +430,7 @@ where = table["split"].map(figures.SPLIT_LABELS).str.lower()
 table = table.assign(label=table["arm"].str.replace("_", " ") + ", " + where, bold=table["arm"] == spec.arm)
 table = table.sort_values(["split", "bold"], ascending=[True, False])
 fig, axes = new_figure(width_mm=120, height_mm=18 + 6 * len(table))
-xlabel = f"Spearman ρ, {figures.name_target(spec.primary_target)} (95 % CI)"
+xlabel = f"Spearman ρ, {name_score(spec.primary_target)} (95 % CI)"
 figures.plot_forest(table, ax=axes[0], colour="0.5", xlabel=xlabel)
 run.save_figure(fig, "arms", table=table)
 
@@ -545,7 +545,7 @@ if located:
     mine = compared.loc[same & (compared["case_id"] == owner), "y_pred"]
     if (present["case_id"] == owner).sum() == 1 and len(mine):
         assert abs(scores.mean() - mine.iloc[0]) < 1e-3, "the mean of the map is not the prediction of the case"
-    coords_um, label = located.coords_um[kept], f"tile score, {figures.name_target(spec.primary_target)}{unit}"
+    coords_um, label = located.coords_um[kept], f"tile score, {name_score(spec.primary_target)}{unit}"
     fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
     if located.size_um and run.has_upstream("01"):
         figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{chosen}.jpg", ax=axes[0], size_um=located.size_um)

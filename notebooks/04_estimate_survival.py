@@ -137,6 +137,7 @@ print(inspect.getsource(survival_plan.fit_score_constants).split('"""')[2])
 # %%
 from dataclasses import replace
 
+from helpers.cohort.genes import name_score
 from helpers.figures import survival as figures
 from helpers.figures.style import new_figure
 from helpers.stats.survival_scores import tabulate_distribution
@@ -155,7 +156,7 @@ for ax, item, fitted in zip(axes, pair, constants, strict=True):
         ax=ax,
         cutoff=fitted.cutoff.value,
         cutoff_origin=fitted.cutoff.origin,
-        xlabel=f"{item.target}, {words}",
+        xlabel=f"{name_score(item.target)}, {words}",
     )
 run.save_figure(fig, "score_distribution", table=scores.table)
 
@@ -200,8 +201,8 @@ if bends:
             scores=question.chosen.score,
             cutoff=question.constants.cutoff.value,
             source=question.item.measured,
-            xlabel=f"{question.item.target}, {words}",
-            title=f"{letter}  {question.item.target}, {words}",
+            xlabel=f"{name_score(question.item.target)}, {words}",
+            title=f"{letter}  {name_score(question.item.target)}, {words}",
         )
     run.save_figure(
         fig,
@@ -232,7 +233,7 @@ from helpers.stats.survival_report import compare_risk_groups
 groups = [compare_risk_groups(item, cases, scores.table, **options) for item in pair]
 fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=82, columns=len(pair))
 for ax, letter, item, shown in zip(axes, "ab", pair, groups, strict=False):
-    title = f"{letter}  {item.target}, {survival_plan.MEASURED_LABELS[item.measured]}"
+    title = f"{letter}  {name_score(item.target)}, {survival_plan.MEASURED_LABELS[item.measured]}"
     figures.plot_km(
         shown.curve,
         shown.at_risk,
@@ -520,7 +521,7 @@ drifts = [
 # %%
 fig, axes = new_figure(width_mm=4 + 90 * len(suspects), height_mm=84, columns=len(suspects))
 for ax, letter, item, drift in zip(axes, "ab", suspects, drifts, strict=False):
-    title = f"{letter}  {ENDPOINT_LABELS[item.endpoint]}: {item.target} ({survival_plan.MEASURED_WORDS[item.measured]})"
+    title = f"{letter}  {ENDPOINT_LABELS[item.endpoint]}: {name_score(item.target)} ({survival_plan.MEASURED_WORDS[item.measured]})"
     ylabel = f"Hazard ratio {survival_plan.SCALE_LABELS[item.scale]}"
     figures.plot_ratio_over_time(drift.smooth, drift.periods, ax=ax, test=drift.test, title=title, ylabel=ylabel)
     if item.scale != "high_vs_low":

@@ -78,7 +78,7 @@ run = provenance.start(spec, profile_dir, run_name=run_name, shard=shard, worker
 import numpy as np
 import pandas as pd
 
-from helpers.cohort.genes import list_needed_genes, widen_expression
+from helpers.cohort.genes import list_needed_genes, name_score, widen_expression
 from helpers.cohort.splits import check_splits
 from helpers.cohort.tables import read_cases, read_expression, read_slides
 from helpers.models.inputs import make_measure, read_groups
@@ -266,7 +266,7 @@ unit = " (log2)" if spec.score_method == "mean_log2" else ""
 for ax, (split, target) in zip(axes, [(s, t) for s in splits_here for t in spec.targets], strict=True):
     agreement = shown[(shown["target"] == target) & (shown["split"] == split)]
     rows = declared[(declared["target"] == target) & (declared["split"] == split)]
-    figures.plot_agreement(rows, agreement, ax=ax, split=split, label=f"{figures.name_target(target)}{unit}")
+    figures.plot_agreement(rows, agreement, ax=ax, split=split, label=f"{name_score(target)}{unit}")
 run.save_figure(fig, "predicted_vs_measured", table=declared)
 
 # %%
@@ -275,7 +275,7 @@ where = table["split"].map(figures.SPLIT_LABELS).str.lower()
 table = table.assign(label=table["arm"].str.replace("_", " ") + ", " + where, bold=table["arm"] == arm)
 table = table.sort_values(["split", "bold", "arm"], ascending=[True, False, True])
 fig, axes = new_figure(width_mm=140, height_mm=18 + 6 * len(table))
-figures.plot_forest(table, ax=axes[0], colour="0.5", xlabel=f"Spearman ρ, {figures.name_target(spec.primary_target)} (95 % CI)")
+figures.plot_forest(table, ax=axes[0], colour="0.5", xlabel=f"Spearman ρ, {name_score(spec.primary_target)} (95 % CI)")
 run.save_figure(fig, "arms", table=table)
 
 # %% [markdown]
@@ -327,7 +327,7 @@ located = locate_tiles(FeatureBag(features=np.zeros((len(pool.table.coords_l0), 
 scores, coords_um = rows[spec.primary_target].to_numpy(), located.coords_um[rows["row"]]
 fig, axes = new_figure(width_mm=183, height_mm=88, columns=2)
 figures.plot_thumbnail(run.upstream("01") / f"thumbnails/{pool.slide_id}.jpg", ax=axes[0], size_um=located.size_um)
-label = f"tile score, {figures.name_target(spec.primary_target)}{unit}"
+label = f"tile score, {name_score(spec.primary_target)}{unit}"
 figures.plot_tile_map(coords_um, scores, ax=axes[1], tile_um=located.tile_um, label=label, size_um=located.size_um)
 axes[0].set_title(pool.slide_id)
 axes[1].set_title(f"{len(scores)} tiles drawn, mean {scores.mean():.2f}")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from helpers.cohort.genes import name_score
 from helpers.figures import prediction as figures
 from helpers.figures.style import PALETTES, new_axes
 from helpers.stats.correlation import compute_agreement, compute_calibration
@@ -113,9 +114,9 @@ def test_tile_map_puts_x_right_y_down_in_um_with_a_scale_bar() -> None:
 
 
 def test_targets_are_named_as_an_axis_should() -> None:
-    assert figures.name_target("prolif11") == "11-gene score"
-    assert figures.name_target("prolif11_pam50") == "11-gene score pam50"
-    assert figures.name_target("MKI67") == "MKI67"
+    assert name_score("prolif11") == "11-gene score"
+    assert name_score("prolif11_pam50") == "11-gene score pam50"
+    assert name_score("MKI67") == "MKI67"
 
 
 ARMS = pd.DataFrame(

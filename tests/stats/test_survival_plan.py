@@ -84,7 +84,7 @@ def test_a_wrong_plan_is_refused_by_name() -> None:
 
 def test_words_of_an_analysis() -> None:
     words = replace(PRIMARY, population="erpos_her2neg", scale="high_vs_low", horizon_months=120.0).describe()
-    assert words == "prolif11 (image), Recurrence or death to 120 months, ER+/HER2−, high vs low"
+    assert words == "11-gene score (image), Recurrence or death to 120 months, ER+/HER2−, high vs low"
 
 
 # --- populations, covariates, cases ----------------------------------------------------------------------------------

@@ -102,11 +102,11 @@ def test_models_of_image_and_rna_share_their_covariates_in_one_block() -> None:
     assert notes == {"image": words, "rna": words}
     table = report.arrange_models(fits)
     assert table["label"].tolist() == [
-        "Univariable", "prolif11 (image), per SD", "prolif11 (RNA), per SD", "Age, per 10 years", "Grade, per step",
+        "Univariable", "11-gene score (image), per SD", "11-gene score (RNA), per SD", "Age, per 10 years", "Grade, per step",
         f"Multivariable, predicted from the image ({cases['rfs_event'].sum() / 3:.0f} events per term)",
-        "prolif11 (image), per SD", "Age, per 10 years", "Grade, per step",
+        "11-gene score (image), per SD", "Age, per 10 years", "Grade, per step",
         f"Multivariable, measured by RNA ({cases['rfs_event'].sum() / 3:.0f} events per term)",
-        "prolif11 (RNA), per SD", "Age, per 10 years", "Grade, per step",
+        "11-gene score (RNA), per SD", "Age, per 10 years", "Grade, per step",
     ]  # fmt: skip
 
 
@@ -181,8 +181,8 @@ def test_the_forest_has_a_heading_per_block_and_pairs_image_with_rna() -> None:
     items = [ITEM, replace(ITEM, role="secondary", endpoint="os"), replace(ITEM, role="control", measured="rna")]
     table = report.arrange_forest(estimate_analyses(items, cases, scores, covariates=()))
     assert table["label"].tolist() == [
-        "All cases, per SD, all of follow-up", "Recurrence or death: prolif11, image (primary)",
-        "Recurrence or death: prolif11, RNA", "Overall survival: prolif11, image",
+        "All cases, per SD, all of follow-up", "Recurrence or death: 11-gene score, image (primary)",
+        "Recurrence or death: 11-gene score, RNA", "Overall survival: 11-gene score, image",
     ]  # fmt: skip
 
 

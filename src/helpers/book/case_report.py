@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from helpers.cohort.genes import name_score
 from helpers.core import paths
 from helpers.core.errors import TileError
-from helpers.figures.prediction import name_target
 from helpers.models.bundle import Bundle, TumourSummary
 from helpers.slides.reader import RGB, open_slide
 from helpers.slides.tilefile import TileTable
@@ -127,7 +127,7 @@ def write_report(case: CaseResult, bundle: Bundle, folder: Path, *, provenance: 
     """
     limits = find_limits(case)
     maps = {slide.slide_id: write_map(slide, bundle, folder, limits=limits) for slide in case.slides}
-    title = f"{case.case_id}: predicted {name_target(bundle.manifest.target)}"
+    title = f"{case.case_id}: predicted {name_score(bundle.manifest.target)}"
     body = [
         f"<header><h1>{html.escape(title)}</h1><span class=use>Research use only</span></header>",
         _write_score(case, bundle), *(_write_loss(name, why) for name, why in case.lost.items()),
@@ -186,7 +186,7 @@ def write_map(slide: SlideResult, bundle: Bundle, folder: Path, *, limits: tuple
     fig, axes = new_figure(width_mm=112, height_mm=54, columns=2)
     drawn: dict[str, Any] = {
         "tile_um": slide.table.edge_l0[0] * slide.mpp[0], "size_um": np.array(slide.table.size_l0) * slide.mpp,
-        "limits": limits, "label": f"tile score, {name_target(bundle.manifest.target)} ({_name_unit(bundle)})",
+        "limits": limits, "label": f"tile score, {name_score(bundle.manifest.target)} ({_name_unit(bundle)})",
     }  # fmt: skip
     image = _read_image(folder / "thumbnails" / f"{slide.slide_id}.jpg")
     plot_score_overlay(image, coords_um, np.array([]), ax=axes[0], **drawn)
@@ -258,7 +258,7 @@ def _draw_position(case: CaseResult, bundle: Bundle) -> bytes:
     fig, (ax,) = new_figure(width_mm=89, height_mm=48)
     training, label = (
         bundle.manifest.training,
-        f"predicted {name_target(bundle.manifest.target)} ({_name_unit(bundle)})",
+        f"predicted {name_score(bundle.manifest.target)} ({_name_unit(bundle)})",
     )
     plot_score_position(np.asarray(training.scores), ax=ax, score=case.score, cutoff=training.cutoff, label=label)
     return _draw_png(fig)

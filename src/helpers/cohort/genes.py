@@ -51,6 +51,23 @@ def read_signature(name: str) -> tuple[str, ...]:
     return tuple(signatures[name]["genes"]) if name in signatures else (read_aliases().get(name, name),)
 
 
+def name_score(target: str) -> str:
+    """Name a score as an axis should.
+
+    Parameters
+    ----------
+    target : str
+
+    Returns
+    -------
+    str
+    """
+    for name, label in (("prolif11", "11-gene score"), ("prosigna18", "18-gene score")):
+        if target.startswith(name):
+            return f"{label}{target.removeprefix(name).replace('_', ' ')}"
+    return target.replace("_", " ")
+
+
 def read_aliases() -> dict[str, str]:
     """Return older or colloquial symbols and the current symbol of each.
 

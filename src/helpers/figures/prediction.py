@@ -19,23 +19,6 @@ LABELS = {
 }  # fmt: skip
 
 
-def name_target(target: str) -> str:
-    """Name a target as an axis should.
-
-    Parameters
-    ----------
-    target : str
-
-    Returns
-    -------
-    str
-    """
-    for name, label in (("prolif11", "11-gene score"), ("prosigna18", "18-gene score")):
-        if target.startswith(name):
-            return f"{label}{target.removeprefix(name).replace('_', ' ')}"
-    return target.replace("_", " ")
-
-
 def plot_agreement(
     predictions: "pd.DataFrame", agreement: "pd.DataFrame", *, ax: "Axes", split: str, label: str = "score"
 ) -> "Axes":

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from helpers.cohort.genes import name_score
 from helpers.cohort.outcomes import select_outcome
 from helpers.core.errors import OutcomeError, StatsError
 from helpers.stats.adjusted import fit_adjusted
@@ -74,7 +75,7 @@ class Question:
     @property
     def label(self) -> str:
         """Name of the score as a term of a model."""
-        return f"{self.item.target} ({MEASURED_WORDS[self.item.measured]}), {SCALE_LABELS[self.item.scale]}"
+        return f"{name_score(self.item.target)} ({MEASURED_WORDS[self.item.measured]}), {SCALE_LABELS[self.item.scale]}"
 
     @property
     def terms(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from helpers.cohort.genes import name_score
 from helpers.cohort.outcomes import select_outcome
 from helpers.core.errors import OutcomeError, StatsError
 from helpers.core.specs import SurvivalSpec
@@ -79,10 +80,8 @@ class Analysis:
         until = "" if self.horizon_months is None else f" to {self.horizon_months:g} months"
         adjusted = "" if self.adjustment == "none" else ", adjusted"
         population = POPULATION_LABELS[self.population]
-        return (
-            f"{self.target} ({MEASURED_WORDS[self.measured]}), {ENDPOINT_LABELS[self.endpoint]}{until}, {population}, "
-            + (f"{SCALE_LABELS[self.scale]}{adjusted}")
-        )
+        score = f"{name_score(self.target)} ({MEASURED_WORDS[self.measured]})"
+        return f"{score}, {ENDPOINT_LABELS[self.endpoint]}{until}, {population}, {SCALE_LABELS[self.scale]}{adjusted}"
 
 
 def plan_analyses(spec: SurvivalSpec, *, measured: Sequence[str]) -> list[Analysis]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers.cohort.genes import name_score
 from helpers.cohort.outcomes import list_endpoints, select_outcome
 from helpers.core.errors import StatsError
 from helpers.core.vocab import ENDPOINT_LABELS, event_column, time_column
@@ -421,7 +422,9 @@ def arrange_forest(results: pd.DataFrame) -> pd.DataFrame:
         rows.append({"label": _describe_block(*values), "heading": True})
         ranked = group.assign(rank=group.groupby(["endpoint", "target"], sort=False).ngroup())
         for row in ranked.sort_values(["rank", *order], kind="stable").to_dict("records"):
-            label = f"{ENDPOINT_LABELS[row['endpoint']]}: {row['target']}, {MEASURED_WORDS[row['measured']]}"
+            label = (
+                f"{ENDPOINT_LABELS[row['endpoint']]}: {name_score(row['target'])}, {MEASURED_WORDS[row['measured']]}"
+            )
             primary = row["role"] == "primary"
             label += " (primary)" if primary else ""
             rows.append(row | {"label": label, "heading": False, "source": row["measured"], "primary": primary})
