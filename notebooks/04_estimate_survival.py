@@ -139,7 +139,7 @@ from dataclasses import replace
 
 from helpers.cohort.genes import name_score
 from helpers.figures import survival as figures
-from helpers.figures.style import new_figure
+from helpers.figures.style import letter_panels, new_figure
 from helpers.stats.survival_scores import tabulate_distribution
 
 pair = [replace(analyses[0], measured=source) for source in scores.measured]
@@ -192,7 +192,7 @@ if spec.spline_knots:
         print(f"no spline: {error}")
 if bends:
     fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=68, columns=len(pair))
-    for ax, letter, question, (curve, test) in zip(axes, "ab", asked, bends, strict=False):
+    for ax, letter, question, (curve, test) in zip(axes, letter_panels(len(asked)), asked, bends, strict=False):
         words = survival_plan.MEASURED_LABELS[question.item.measured]
         figures.plot_spline(
             curve,
@@ -202,7 +202,7 @@ if bends:
             cutoff=question.constants.cutoff.value,
             source=question.item.measured,
             xlabel=f"{name_score(question.item.target)}, {words}",
-            title=f"{letter}  {name_score(question.item.target)}, {words}",
+            title=f"{letter}{name_score(question.item.target)}, {words}",
         )
     run.save_figure(
         fig,
@@ -232,8 +232,8 @@ from helpers.stats.survival_report import compare_risk_groups
 
 groups = [compare_risk_groups(item, cases, scores.table, **options) for item in pair]
 fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=82, columns=len(pair))
-for ax, letter, item, shown in zip(axes, "ab", pair, groups, strict=False):
-    title = f"{letter}  {name_score(item.target)}, {survival_plan.MEASURED_LABELS[item.measured]}"
+for ax, letter, item, shown in zip(axes, letter_panels(len(pair)), pair, groups, strict=False):
+    title = f"{letter}{name_score(item.target)}, {survival_plan.MEASURED_LABELS[item.measured]}"
     figures.plot_km(
         shown.curve,
         shown.at_risk,
@@ -520,8 +520,8 @@ drifts = [
 
 # %%
 fig, axes = new_figure(width_mm=4 + 90 * len(suspects), height_mm=84, columns=len(suspects))
-for ax, letter, item, drift in zip(axes, "ab", suspects, drifts, strict=False):
-    title = f"{letter}  {ENDPOINT_LABELS[item.endpoint]}: {name_score(item.target)} ({survival_plan.MEASURED_WORDS[item.measured]})"
+for ax, letter, item, drift in zip(axes, letter_panels(len(suspects)), suspects, drifts, strict=False):
+    title = f"{letter}{ENDPOINT_LABELS[item.endpoint]}: {name_score(item.target)} ({survival_plan.MEASURED_WORDS[item.measured]})"
     ylabel = f"Hazard ratio {survival_plan.SCALE_LABELS[item.scale]}"
     figures.plot_ratio_over_time(drift.smooth, drift.periods, ax=ax, test=drift.test, title=title, ylabel=ylabel)
     if item.scale != "high_vs_low":

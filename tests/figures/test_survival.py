@@ -287,3 +287,10 @@ def test_a_missing_number_at_risk_is_a_dash_and_a_missing_interval_says_so(cohor
     ax = figures.plot_km(survival.fit_km(time, event), at_risk, ax=new_axes())
     assert texts(ax, "at_risk")[-1] == "–"
     assert figures.format_ratio({"hazard_ratio": 1.2, "ci_low": np.nan, "ci_high": np.nan}) == "1.20 (no interval)"
+
+
+def test_panels_have_letters_where_there_is_more_than_one() -> None:
+    from helpers.figures.style import letter_panels
+
+    assert letter_panels(2) == ["a  ", "b  "]
+    assert letter_panels(1) == [""]

@@ -3,6 +3,7 @@
 The colours are those of Okabe and Ito (2008), which stay apart under all common colour-vision deficiencies.
 """
 
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,6 +94,20 @@ def new_figure(
     size = (width_mm / MM_PER_INCH, height_mm / MM_PER_INCH)
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
     return fig, list(axes.ravel())
+
+
+def letter_panels(n: int) -> list[str]:
+    """Return what the titles of panels begin with: letters where there is more than one.
+
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    list of str
+    """
+    return [f"{letter}  " for letter in ascii_lowercase[:n]] if n > 1 else [""] * n
 
 
 def new_axes(*, width_mm: float = SINGLE_COLUMN_MM, height_mm: float = 65.0) -> "Axes":
