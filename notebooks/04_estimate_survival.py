@@ -194,25 +194,14 @@ if bends:
     fig, axes = new_figure(width_mm=4 + 90 * len(pair), height_mm=68, columns=len(pair))
     for ax, letter, question, (curve, test) in zip(axes, letter_panels(len(asked)), asked, bends, strict=False):
         words = survival_plan.MEASURED_LABELS[question.item.measured]
+        label = f"{name_score(question.item.target)}, {words}"
         figures.plot_spline(
-            curve,
-            test,
-            ax=ax,
-            scores=question.chosen.score,
-            cutoff=question.constants.cutoff.value,
-            source=question.item.measured,
-            xlabel=f"{name_score(question.item.target)}, {words}",
-            title=f"{letter}{name_score(question.item.target)}, {words}",
-        )
-    run.save_figure(
-        fig,
-        "spline",
-        table=pd.concat([curve.assign(measured=item.measured) for item, (curve, _) in zip(pair, bends, strict=True)]),
-    )
-    run.save_table(
-        pd.concat([test.assign(measured=item.measured) for item, (_, test) in zip(pair, bends, strict=True)]),
-        "spline_tests",
-    )
+            curve, test, ax=ax, scores=question.chosen.score, cutoff=question.constants.cutoff.value,
+            source=question.item.measured, xlabel=label, title=f"{letter}{label}",
+        )  # fmt: skip
+    curves, tests = (pd.concat([bend[i].assign(measured=item.measured) for item, bend in zip(pair, bends, strict=True)]) for i in (0, 1))
+    run.save_figure(fig, "spline", table=curves)
+    run.save_table(tests, "spline_tests")
 
 # %% [markdown]
 # Where the dashed line stays inside the band, one ratio per SD says it all; where it leaves it, read the curve and not the number.

@@ -32,7 +32,7 @@ SLIDES = pd.DataFrame(
     {
         "slide_id": ["T1.slides", "T2", "T3", "T4", "T5"],
         "case_id": ["C1", "C1", "C2", "C3", "C4"],
-        "path": ["x.svs"] * 5,
+        "path": [f"{number}.svs" for number in range(5)],
     }
 )
 GENES = {"MKI67": [4.0, 5.5, 6.25, 1.0], "UBCH10": [1.0, 2.0, 3.0, 1.0], "ERBB2": [9.0, 8.0, 7.0, 1.0]}

@@ -191,7 +191,7 @@ def test_networks_of_chapter_a2_score_slides_from_their_files_as_the_chapter_did
         "run", "A2", "--profile", "ci", "--name", "tiny", *(word for option in options for word in ("-p", option))
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    chapter, raw = book.results / "A2@tiny", book.root / PROFILE.data
+    chapter, raw = book.results / "A2@tiny", book.root / "data" / "cohorts" / "ci"
     rows = pd.read_parquet(chapter / "predictions.parquet")
     rows = rows[
         (rows["arm"] == "end_to_end_median") & (rows["split"] == "external") & (rows["target"] == "prolif11")
