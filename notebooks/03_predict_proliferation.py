@@ -394,7 +394,7 @@ else:
 from helpers.models.controls import compute_study_nulls, summarise_nulls
 
 first = ArmFolds(study, spec.arm, workers=workers)
-print(first.describe_cost(labels, n_refits=spec.n_permutations * len(spec.targets)))
+print(first.describe_cost(labels, n_refits=spec.n_permutations * (len(spec.targets) + len(spec.label_columns))))
 split_of = declared.drop_duplicates("case_id").set_index("case_id")["split"]
 null_values = {}
 for target in spec.targets:
@@ -517,8 +517,8 @@ methods.pivot_table(index=["split", "target"], columns="quantity", values="value
 # Chapter 08 asks which maps deserve trust.
 
 # %%
-from helpers.models.expression import find_held_out
 from helpers.models.inputs import locate_tiles
+from helpers.models.study import find_held_out
 from helpers.models.tile_scores import find_decisive_tiles, has_tile_scores, score_tiles
 
 ranked = rows.sort_values("y_pred", ascending=False)["case_id"]

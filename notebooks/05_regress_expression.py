@@ -412,7 +412,8 @@ else:
     print("no maps: the feature files state no coordinates, so a tile has a value and no place")
 
 # %%
-from helpers.models.expression import explain_slide, find_held_out
+from helpers.models.expression import explain_slide
+from helpers.models.study import find_held_out
 
 ranked = first[first["target"] == mapped[0]].sort_values("y_pred", ascending=False)["case_id"] if mapped else []
 slide = next((s for s in located if s.slide_id == spec.map_slide), None) or next((s for case in ranked for s in located if s.case_id == case), None)

@@ -12,10 +12,10 @@ from helpers.models.expression import (
     choose_arms,
     draw_random_attention,
     explain_slide,
-    find_held_out,
     list_gene_arms,
     predict_genes,
 )
+from helpers.models.study import find_held_out
 from tests.models.toy_genes import make_study
 
 

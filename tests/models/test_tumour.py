@@ -11,15 +11,14 @@ import pytest
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag
 from helpers.models import inputs, tumour
-from helpers.models.inputs import make_reader
-from helpers.models.pooling import pool_cases
+from helpers.models.inputs import make_reader, make_readers
+from helpers.models.pooling import pool_cases, pool_cases_by
 from helpers.models.tumour import (
     FILTER_ARMS,
     find_inside,
     find_outlines,
     fit_tumour_model,
     make_tumour_filter,
-    pool_by_filter,
     predict_by_filter,
 )
 
@@ -147,7 +146,7 @@ def test_cases_pooled_by_several_filters_are_those_pooled_by_each(
     monkeypatch.setattr(inputs, "read_slide", lambda _, slide_id: bags[slide_id])
     monkeypatch.setattr(inputs, "select_tiles", lambda bag: bag.coords_l0[:, 1] > 0)
     keeps = {"all": None, "polygon": make_filter(cohort, "polygon"), "model": make_filter(cohort, "model")}
-    found = pool_by_filter(files, keeps, aggregation="moments")
+    found = pool_cases_by(files, make_readers(files, keeps), list(keeps), aggregation="moments")
     for name, keep in keeps.items():
         expected = pool_cases(files, make_reader(files, keep=keep), aggregation="moments")
         pd.testing.assert_frame_equal(found[name], expected)

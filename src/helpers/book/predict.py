@@ -270,14 +270,15 @@ def make_bundle_filter(
         When no slide has an outline.
     """
     tumour = bundle.manifest.tumour
-    if (tumour.how == "polygon") != (outlines_dir is not None):
-        reads = {"none": "all tiles", "model": "tiles that its own classifier calls tumour"}.get(tumour.how)
+    if tumour.how == "polygon" and outlines_dir is None:
         msg = (
             "ModelError: the model reads tiles inside outlined tumour alone, and no outlines are given. "
             f"Give a folder of <slide_id>.geojson with class {' or '.join(tumour.classes)} (--outlines)."
-            if reads is None
-            else f"ModelError: outlines are given, but the model reads {reads}. Leave them out."
         )
+        raise ModelError(msg)
+    if tumour.how != "polygon" and outlines_dir is not None:
+        reads = "all tiles" if tumour.how == "none" else "tiles that its own classifier calls tumour"
+        msg = f"ModelError: outlines are given, but the model reads {reads}. Leave them out."
         raise ModelError(msg)
     if tumour.how == "none":
         return None
@@ -300,7 +301,7 @@ def make_work(
         From `read_new_slides`.
     folder : Path
     encoders : sequence of Encoder
-        None where features are read from `features_dir`.
+        Empty where features are read from `features_dir`.
     features_dir : str or Path, optional
     keep : TumourFilter, optional
     scored : dict

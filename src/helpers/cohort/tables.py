@@ -65,6 +65,8 @@ STAGE_PATTERN = re.compile(r"(?:stage\s*)?((?:0|IV|I{1,3})(?:[A-D]\d?)?)", re.IG
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 NO_FILE_NAME = re.compile(r"[/\\\0]|^\.")
 """What a slide's id must not hold, since its files are called by it."""
+NO_SITE = "not stated"
+"""The site of cases that state none."""
 N_LISTED = 20
 """Cells of one column, or repeated ids of one table, that are described one by one; the others are counted."""
 MAX_LOG2 = 40.0
@@ -443,6 +445,20 @@ def find_unlinked(expression: pd.DataFrame, case_ids: Iterable[str]) -> list[His
         "barcode is longer than its patient's)."
     )
     return [SchemaError(msg)]
+
+
+def label_sites(sites: pd.Series) -> pd.Series:
+    """Return sites as text; cases without one share a label, so that they are one group and not many.
+
+    Parameters
+    ----------
+    sites : Series
+
+    Returns
+    -------
+    Series of str
+    """
+    return sites.astype(object).where(sites.notna(), NO_SITE).astype(str)
 
 
 def find_no_file_names(ids: Iterable[str], *, kind: str) -> list[HistobookError]:

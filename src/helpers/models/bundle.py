@@ -23,6 +23,7 @@ from helpers.core.errors import ModelError, SpecError
 from helpers.core.provenance import Run, chapter_folder, compute_key, list_versions, read_run
 from helpers.core.specs import EndToEndSpec, Spec, TilingSpec
 from helpers.features.store import IDENTITY, FeatureBag
+from helpers.features.weights import compute_sha256
 from helpers.models.fold_networks import FoldNetworks, NetworksSpec, load_network_scorer
 from helpers.models.inputs import TILE_FILTERS
 from helpers.models.linear import LinearModel
@@ -443,8 +444,7 @@ def write_bundle(
         arrays |= {f"tumour/{name}": np.asarray(value) for name, value in vars(tumour).items()}
     with paths.atomic_write(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    with (folder / ARRAYS).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()  # all of it: networks may be larger than a sample sees
+    found = compute_sha256(folder / ARRAYS)  # all of it: networks may be larger than `fingerprint` samples
     sealed = manifest.model_copy(update={"arrays_sha256": found}).model_dump(mode="json")
     paths.write_json({**sealed, "seal": compute_key(sealed)}, folder / MANIFEST)
     return [folder / MANIFEST, folder / ARRAYS]

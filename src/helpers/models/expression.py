@@ -233,27 +233,6 @@ def _average_frozen(
     return tables
 
 
-def find_held_out(study: Study, case_id: str, fits: Sequence[FittedArm], *, repeat: int = 0) -> list[FittedArm]:
-    """Return the models that did not see a case: that of its fold, or all where it is in none.
-
-    Parameters
-    ----------
-    study : Study
-    case_id : str
-    fits : sequence of FittedArm
-        Of the folds of a partition, in order.
-    repeat : int
-
-    Returns
-    -------
-    list of FittedArm
-    """
-    rows = study.splits[(study.splits["repeat"] == repeat) & (study.splits["case_id"] == case_id)]
-    folds = [fold for _, fold in study.list_folds([repeat])]
-    own = rows.loc[rows["role"].eq("test") & (rows["fold"] >= 0), "fold"]
-    return [fits[folds.index(int(own.iloc[0]))]] if len(own) else list(fits)
-
-
 def explain_slide(fits: Sequence[FittedArm], tiles: np.ndarray, *, columns: Sequence[int]) -> dict[str, np.ndarray]:
     """Map a slide for some genes, averaged over models.
 

@@ -12,11 +12,11 @@ import pandas as pd
 from helpers.core.progress import track
 from helpers.features.store import FeatureBag
 from helpers.models.arms import FittedArm
-from helpers.models.expression import draw_random_attention, explain_slide, find_held_out
+from helpers.models.expression import draw_random_attention, explain_slide
 from helpers.models.hotspots import HotspotFit
 from helpers.models.inputs import KeepTiles, locate_tiles, read_slide, select_tiles
 from helpers.models.planted_maps import PlantedTiles, measure_planted
-from helpers.models.study import Study
+from helpers.models.study import Study, find_held_out
 from helpers.phantom.generate import read_maps
 from helpers.stats.hotspots import (
     MIN_TILES,

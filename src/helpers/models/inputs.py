@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.cohort.genes import ScoreMethod, read_signature, score_signature
+from helpers.cohort.tables import NO_SITE, label_sites
 from helpers.core import paths
 from helpers.core.errors import FeatureError
 from helpers.features.store import FeatureBag, join_identities, read_features
@@ -16,8 +17,6 @@ from helpers.models.linear import Measure
 from helpers.models.pooling import ReadTiles
 
 SUFFIXES = (".h5", ".pt")
-NO_SITE: Final = "not stated"
-"""The site of cases that state none."""
 
 
 def find_feature_files(
@@ -370,7 +369,7 @@ def read_groups(cases: pd.DataFrame, site_column: str = "site") -> pd.Series:
     known = cases.set_index("case_id")
     if site_column not in known:
         return pd.Series(NO_SITE, index=known.index, dtype=object)
-    return known[site_column].astype(object).where(known[site_column].notna(), NO_SITE).astype(str)
+    return label_sites(known[site_column])
 
 
 def list_absent(cases: pd.DataFrame, *, pooled: pd.Index, expression: pd.Index, splits: pd.DataFrame) -> dict[str, str]:

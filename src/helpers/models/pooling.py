@@ -1,6 +1,6 @@
 """From tiles to a case: pool the features, or the scores, of every tile of every slide of a case."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -110,17 +110,54 @@ def pool_cases(slides: pd.DataFrame, read_tiles: ReadTiles, *, aggregation: str 
     BagError
         Names the case when its slides do not fit each other, or hold missing values.
     """
-    pooled, n_tiles = {}, {}
+    return pool_cases_by(slides, lambda slide_id: {"all": read_tiles(slide_id)}, ["all"], aggregation=aggregation)[
+        "all"
+    ]
+
+
+def pool_cases_by(
+    slides: pd.DataFrame, read: Callable[[str], Mapping[str, np.ndarray]], names: Sequence[str], *,
+    aggregation: str = "mean",
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Pool every case from each of several choices of its tiles; a slide is read once for all of them.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        slide_id, case_id.
+    read : callable
+        Slide id to name to (n_tiles, d), such as `helpers.models.inputs.make_readers` returns.
+    names : sequence of str
+        Of the choices.
+    aggregation : str
+
+    Returns
+    -------
+    dict of str to DataFrame, (n_cases, d)
+        As of `pool_cases`; a case is absent where a choice leaves it no tile.
+
+    Raises
+    ------
+    BagError
+        As of `pool_cases`.
+    """
+    pooled: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+    n_tiles: dict[str, dict[str, int]] = {name: {} for name in names}
     groups = slides.groupby("case_id", sort=False)["slide_id"]
     for case_id, slide_ids in track(groups, total=groups.ngroups, describe="pool tiles"):
-        bags = [read_tiles(slide_id) for slide_id in slide_ids]
-        n_tiles[case_id] = sum(len(bag) for bag in bags)
-        row = pool_case(bags, case_id=case_id, aggregation=aggregation)
-        if row is not None:
-            pooled[case_id] = row
-    table = pd.DataFrame.from_dict(pooled, orient="index").rename_axis("case_id")
-    table.attrs["n_tiles"] = n_tiles
-    return table
+        chosen = [read(slide_id) for slide_id in slide_ids]
+        for name in names:
+            bags = [tiles[name] for tiles in chosen]
+            n_tiles[name][case_id] = sum(len(bag) for bag in bags)
+            row = pool_case(bags, case_id=case_id, aggregation=aggregation)
+            if row is not None:
+                pooled[name][case_id] = row
+    tables = {
+        name: pd.DataFrame.from_dict(rows, orient="index").rename_axis("case_id") for name, rows in pooled.items()
+    }
+    for name, table in tables.items():
+        table.attrs["n_tiles"] = n_tiles[name]
+    return tables
 
 
 def pool_case(bags: Sequence[np.ndarray], *, case_id: str, aggregation: str = "mean") -> np.ndarray | None:

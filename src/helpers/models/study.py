@@ -51,11 +51,11 @@ class FoldedCases:
         -------
         list of tuple
         """
-        folds = self.splits.loc[self.splits["fold"] >= 0, ["repeat", "fold"]].drop_duplicates()
+        tested = self.splits["role"].eq("test") & (self.splits["fold"] >= 0) & self.splits["case_id"].isin(self.cases)
+        folds = self.splits.loc[tested, ["repeat", "fold"]].drop_duplicates()
         if repeats is not None:
             folds = folds[folds["repeat"].isin(list(repeats))]
-        pairs = [(int(r), int(f)) for r, f in folds.sort_values(["repeat", "fold"]).to_numpy()]
-        return [pair for pair in pairs if len(self.locate(*pair)[1])]
+        return [(int(r), int(f)) for r, f in folds.sort_values(["repeat", "fold"]).to_numpy()]
 
     def locate(self, repeat: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of training (train + val) and test cases of a fold.
@@ -266,6 +266,27 @@ def _average_frozen(
             rows = frozen["role"].eq(split).to_numpy()
             tables.append(tabulate_predictions(truth[rows], mean[rows], split, repeat, -1, name))
     return tables
+
+
+def find_held_out(study: FoldedCases, case_id: str, fits: Sequence[FittedArm], *, repeat: int = 0) -> list[FittedArm]:
+    """Return the models that did not see a case: that of its fold, or all where it is in none.
+
+    Parameters
+    ----------
+    study : Study
+    case_id : str
+    fits : sequence of FittedArm
+        Of the folds of a partition, in order.
+    repeat : int
+
+    Returns
+    -------
+    list of FittedArm
+    """
+    rows = study.splits[(study.splits["repeat"] == repeat) & (study.splits["case_id"] == case_id)]
+    folds = [fold for _, fold in study.list_folds([repeat])]
+    own = rows.loc[rows["role"].eq("test") & (rows["fold"] >= 0), "fold"]
+    return [fits[folds.index(int(own.iloc[0]))]] if len(own) else list(fits)
 
 
 class ArmFolds:

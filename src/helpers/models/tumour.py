@@ -15,12 +15,11 @@ import pandas as pd
 
 from helpers.core import paths
 from helpers.core.errors import FeatureError
-from helpers.core.progress import track
 from helpers.features.store import FeatureBag
 from helpers.models.descriptors import guard_scale
-from helpers.models.inputs import KeepTiles, make_readers, read_slide
+from helpers.models.inputs import make_readers, read_slide
 from helpers.models.linear import Measure, predict_study
-from helpers.models.pooling import pool_case
+from helpers.models.pooling import pool_cases_by
 from helpers.slides.annotation import read_annotations
 
 MIN_TILES = 20
@@ -286,39 +285,7 @@ def predict_by_filter(
     """
     options: dict[str, Any] = {"folder": folder, "classes": classes, "cases": cases, "min_probability": min_probability}
     keeps = {arm: make_tumour_filter(files, how=how, **options) for how, arm in FILTER_ARMS.items()}
-    pooled = pool_by_filter(files, keeps, aggregation=aggregation, **filters)
+    pooled = pool_cases_by(files, make_readers(files, keeps, **filters), list(keeps), aggregation=aggregation)
     shared = sorted(set.intersection(*(set(table.index) for table in pooled.values())) & set(splits["case_id"]))
     tables = [predict_study(x.loc[shared], measure, splits, arm=arm, groups=site)[0] for arm, x in pooled.items()]
     return pd.concat(tables, ignore_index=True)
-
-
-def pool_by_filter(
-    files: pd.DataFrame, keeps: Mapping[str, KeepTiles | None], *, aggregation: str = "mean", **filters: Any
-) -> dict[str, pd.DataFrame]:
-    """Pool every case from the tiles that each of several filters keeps; a feature file is read once for all of them.
-
-    Parameters
-    ----------
-    files : DataFrame
-        slide_id, case_id, features_file.
-    keeps : mapping of str to callable or None
-        Filters by name; None keeps every tile.
-    aggregation : str
-    **filters : Any
-        Options of `select_tiles`, which come first.
-
-    Returns
-    -------
-    dict of str to DataFrame, (n_cases, d)
-        As `pool_cases` gives them; a case is absent where a filter leaves it no tile.
-    """
-    read = make_readers(files, keeps, **filters)
-    pooled: dict[str, dict[str, np.ndarray]] = {name: {} for name in keeps}
-    groups = files.groupby("case_id", sort=False)["slide_id"]
-    for case_id, slide_ids in track(groups, total=groups.ngroups, describe="pool tiles"):
-        slides = [read(slide_id) for slide_id in slide_ids]
-        for name, rows in pooled.items():
-            row = pool_case([tiles[name] for tiles in slides], case_id=str(case_id), aggregation=aggregation)
-            if row is not None:
-                rows[str(case_id)] = row
-    return {name: pd.DataFrame.from_dict(rows, orient="index").rename_axis("case_id") for name, rows in pooled.items()}

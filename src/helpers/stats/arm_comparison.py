@@ -9,7 +9,7 @@ import pandas as pd
 from helpers.core.errors import StatsError
 from helpers.stats.correlation import compute_bootstrap_spearman, compute_spearman_columns
 from helpers.stats.multiplicity import adjust_holm
-from helpers.stats.resampling import compare_repeated_folds, compute_percentile_interval
+from helpers.stats.resampling import compare_repeated_folds, compute_percentile_interval, list_unpaired
 
 COLUMNS = (
     "target", "arm", "n", "n_repeats", "pooled", "pooled_low", "pooled_high", "fold_mean", "n_constant",
@@ -91,14 +91,11 @@ def _check_cases(rows: pd.DataFrame, target: str, reference: str) -> None:
             f"({len(missing)} such rows), expected one per case. Predict every case, or leave it out of all arms."
         )
         raise StatsError(msg)
-    keys = ["repeat", "fold", "case_id"]
-    expected = pd.MultiIndex.from_frame(rows.loc[rows["arm"] == reference, keys])
+    expected = rows[rows["arm"] == reference]
     for arm, group in rows.groupby("arm", sort=False):
-        other = pd.MultiIndex.from_frame(group[keys]).symmetric_difference(expected)
-        if len(other) or len(group) != len(expected):
-            found = (
-                f"case '{other[0][2]}' of repeat {other[0][0]}, fold {other[0][1]}" if len(other) else "a case twice"
-            )
+        other = list_unpaired(group, expected)
+        if other or len(group) != len(expected):
+            found = f"case '{other[0][2]}' of repeat {other[0][0]}, fold {other[0][1]}" if other else "a case twice"
             msg = (
                 f"StatsError: arm '{arm}' and the reference '{reference}' were judged on other cases of target "
                 f"'{target}': {found} ({len(other)} in one of them only). Judge all arms on the same cases."

@@ -12,7 +12,12 @@ import numpy as np
 import pandas as pd
 
 from helpers.core.errors import StatsError
-from helpers.stats.resampling import compare_repeated_folds, compute_percentile_interval, draw_bootstrap_counts
+from helpers.stats.resampling import (
+    compare_repeated_folds,
+    compute_percentile_interval,
+    draw_bootstrap_counts,
+    list_unpaired,
+)
 
 DECISIONS: Final = ("accuracy", "balanced_accuracy", "f1", "mcc")
 """Quantities of a decision, that is of a probability and a threshold."""
@@ -470,12 +475,10 @@ def compare_classifiers(
 
 def _check_same_cases(by_arm: dict[str, pd.DataFrame], split: str) -> None:
     """Raise where arms were judged on other cases: resamples of a pair would not be of the same cases."""
-    keys = ["repeat", "fold", "case_id"]
-    index = {arm: pd.MultiIndex.from_frame(rows[keys]) for arm, rows in by_arm.items()}
-    first = next(iter(index), "")
-    for arm, mine in index.items():
-        other = mine.symmetric_difference(index[first])
-        if len(other):
+    first = next(iter(by_arm), "")
+    for arm, mine in by_arm.items():
+        other = list_unpaired(mine, by_arm[first])
+        if other:
             repeat, fold, case_id = other[0]
             msg = (
                 f"StatsError: arms '{first}' and '{arm}' were judged on other cases of {split}: case '{case_id}' of "

@@ -78,6 +78,22 @@ def compute_percentile_interval(samples: np.ndarray, *, level: float = 0.95) -> 
     return float(low), float(high)
 
 
+def list_unpaired(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[int, int, str]]:
+    """List the predictions that only one of two arms has: over these no difference is paired.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        repeat, fold, case_id.
+
+    Returns
+    -------
+    list of (repeat, fold, case_id)
+    """
+    keys = [pd.MultiIndex.from_frame(rows[["repeat", "fold", "case_id"]]) for rows in (first, second)]
+    return list(keys[0].symmetric_difference(keys[1]))
+
+
 def permute_within(groups: np.ndarray, *, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
     """Draw permutations of cases that keep every case inside its group.
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from helpers.cohort.genes import name_score
 from helpers.cohort.outcomes import select_outcome
+from helpers.cohort.tables import NO_SITE, label_sites
 from helpers.core.errors import OutcomeError, StatsError
 from helpers.stats.adjusted import fit_adjusted
 from helpers.stats.competing import derive_causes
@@ -41,8 +42,6 @@ from helpers.stats.survival_plan import (
 
 FEWEST_CLUSTERS: Final = 10
 """Sites below which a standard error clustered by site is not trustworthy, and is not given."""
-NO_SITE: Final = "site not stated"
-"""Label of the cases without a site: one stratum, or cluster, of their own, and never a site that is pooled."""
 FEWEST_JUDGED: Final = 20
 """Events by the horizon below which a prognosis is not judged: five folds of four events say nothing."""
 COMPOSITE: Final = ("rfs", "pfi_or_death")
@@ -84,9 +83,9 @@ class Question:
 
     @property
     def site(self) -> pd.Series:
-        """Site of each case; cases without one share a label."""
+        """Site of each case; those without one share a label: a stratum, or cluster, but no site that is pooled."""
         sites = self.cases.set_index("case_id").loc[self.chosen.case_id, "site"].reset_index(drop=True)
-        return sites.astype("string").fillna(NO_SITE).astype(str)
+        return label_sites(sites)
 
 
 def ask(
